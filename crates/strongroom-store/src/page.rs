@@ -1,0 +1,84 @@
+//! A bounded piece of a backup on its way out.
+
+use strongroom_protocol::{KeyRef, Rank};
+
+/// How much a page may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct PageSize {
+    /// Keys.
+    pub keys_max: usize,
+    /// Bytes of ids and `session_data`; the key that reaches it is the last.
+    pub bytes_max: usize,
+}
+
+/// The place of a key in the order of a key set.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Position {
+    pub(crate) room_id: String,
+    pub(crate) session_id: String,
+}
+
+/// Some keys in their order.
+///
+/// All texts of a page lie in one buffer: a restore of a hundred thousand keys copies them once, and
+/// allocates for a page instead of for each of them.
+#[derive(Debug, Default)]
+pub struct Page {
+    text: String,
+    keys: Vec<Entry>,
+}
+
+/// Where a key's texts end in the buffer; they begin where the one before ended.
+#[derive(Debug)]
+struct Entry {
+    room_end: usize,
+    session_end: usize,
+    data_end: usize,
+    rank: Rank,
+}
+
+impl Page {
+    /// Appends a key and says whether the page is full now.
+    pub fn push(&mut self, key: KeyRef<'_>, size: PageSize) -> bool {
+        self.text.push_str(key.room_id);
+        let room_end = self.text.len();
+        self.text.push_str(key.session_id);
+        let session_end = self.text.len();
+        self.text.push_str(key.session_data);
+        let data_end = self.text.len();
+        self.keys.push(Entry { room_end, session_end, data_end, rank: key.rank });
+        self.keys.len() >= size.keys_max || data_end >= size.bytes_max
+    }
+
+    /// How many keys it holds.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether nothing followed the position that was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The keys in their order.
+    pub fn iter(&self) -> impl Iterator<Item = KeyRef<'_>> {
+        self.keys.iter().scan(0, |start, entry| {
+            let key = KeyRef {
+                room_id: self.text.get(*start..entry.room_end)?,
+                session_id: self.text.get(entry.room_end..entry.session_end)?,
+                session_data: self.text.get(entry.session_end..entry.data_end)?,
+                rank: entry.rank,
+            };
+            *start = entry.data_end;
+            Some(key)
+        })
+    }
+
+    /// Where the next page begins.
+    pub fn last(&self) -> Option<Position> {
+        self.iter().last().map(|key| Position {
+            room_id: key.room_id.to_owned(),
+            session_id: key.session_id.to_owned(),
+        })
+    }
+}

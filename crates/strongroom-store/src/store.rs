@@ -1,0 +1,211 @@
+//! What a store does, and what always holds of it.
+
+use async_trait::async_trait;
+use strongroom_protocol::{
+    DeviceId, Etag, NewVersion, Object, RoomId, RoomKey, RoomKeys, SessionId, UserId, Version,
+};
+
+use crate::{
+    page::{Page, PageSize, Position},
+    time::Timestamp,
+};
+
+/// What a store returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a store refused, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This user has no backup at all, or none any more.
+    #[error("there is no backup")]
+    NoBackup,
+    /// This user has no backup of this version; it may have been deleted.
+    #[error("no backup has this version")]
+    NoSuchVersion,
+    /// Keys are written only to the current version.
+    #[error("the current backup version is {current}")]
+    NotCurrent {
+        /// The version to write to.
+        current: Version,
+    },
+    /// What a version was created with can't be changed so.
+    #[error("{0}")]
+    MayNotReplace(&'static str),
+    /// The key set that was being read has meanwhile been deleted for good.
+    #[error("the keys were purged while they were read")]
+    Purged,
+    /// What is stored contradicts itself; trying again is no use.
+    #[error("the stored {what} is damaged")]
+    Damaged {
+        /// Which part of it.
+        what: &'static str,
+    },
+    /// The database failed, perhaps after it had done it: every operation may be tried again.
+    #[error("the database failed")]
+    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Who changes something, from which device, and when: what the journal keeps.
+#[derive(Clone, Debug)]
+pub struct Author {
+    /// Whose backup it is.
+    pub user_id: UserId,
+    /// The device that the access token belongs to, if the homeserver told.
+    pub device_id: Option<DeviceId>,
+    /// When it was asked for.
+    pub at: Timestamp,
+}
+
+/// What is known of one backup without looking at its keys.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Backup {
+    /// Its id.
+    pub version: Version,
+    /// What it was created with; only `auth_data` can be replaced.
+    pub created: NewVersion,
+    /// The state of its keys, as a clock that only rises.
+    pub etag: Etag,
+    /// How many keys it holds.
+    pub count: u64,
+}
+
+/// The state of the keys of a backup after a change.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Stored {
+    /// The same as before if and only if nothing changed.
+    pub etag: Etag,
+    /// How many keys the backup holds.
+    pub count: u64,
+}
+
+/// Which keys of a backup are meant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// All of them.
+    All,
+    /// Those of one room.
+    Room(RoomId),
+    /// The key of one session.
+    Session(RoomId, SessionId),
+}
+
+/// The keys that a version showed when it was looked at. Reading them goes on undisturbed when the
+/// version, or all its keys, are deleted meanwhile.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct KeySet(pub(crate) i64);
+
+/// How far one step of a purge came.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Purged {
+    /// Keys that are now gone for good.
+    pub keys: u64,
+    /// Whether nothing older was left.
+    pub is_done: bool,
+}
+
+/// Keeps the backups of any number of users.
+///
+/// What always holds:
+///
+/// 1. What is acknowledged survives a power cut.
+/// 2. A request is done as a whole or not at all.
+/// 3. `count` and `etag` change together with the keys; `etag` rises if and only if keys changed.
+/// 4. A version id is given once.
+/// 5. Nothing a client does destroys data: what is deleted, replaced or beaten leaves the view, and
+///    stays until [`Store::purge`] is told that its time is over.
+/// 6. Each request that creates, alters or deletes a version, deletes keys or replaces some leaves
+///    one line in the journal.
+///
+/// A `version` of `None` means the current one: the newest that is not deleted. Every operation may
+/// be repeated when it is not known whether it was done.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Creates a backup, which becomes the current one. Its id and etag come from the clock.
+    async fn create_version(&self, author: &Author, new: NewVersion) -> Result<Version>;
+
+    /// Looks at one backup.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoBackup`] if there is no current one, [`Error::NoSuchVersion`].
+    async fn version(&self, user_id: &UserId, version: Option<Version>) -> Result<Backup>;
+
+    /// Replaces the `auth_data` of a backup, current or not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchVersion`], [`Error::MayNotReplace`].
+    async fn update_version(
+        &self,
+        author: &Author,
+        version: Version,
+        new: NewVersion,
+    ) -> Result<()>;
+
+    /// Deletes a backup, in constant time; that it is deleted already is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchVersion`] if it never existed.
+    async fn delete_version(&self, author: &Author, version: Version) -> Result<()>;
+
+    /// Stores each key that is new, or beats the stored one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotCurrent`] if the version is another than the current one, or deleted;
+    /// [`Error::NoSuchVersion`] if it never existed; [`Error::NoBackup`].
+    async fn put_keys(&self, author: &Author, version: Version, keys: RoomKeys) -> Result<Stored>;
+
+    /// Deletes keys of a backup, current or not; all of them in constant time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchVersion`].
+    async fn delete_keys(&self, author: &Author, version: Version, scope: Scope) -> Result<Stored>;
+
+    /// Reads one key, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoBackup`], [`Error::NoSuchVersion`].
+    async fn key(
+        &self,
+        user_id: &UserId,
+        version: Option<Version>,
+        room_id: &RoomId,
+        session_id: &SessionId,
+    ) -> Result<Option<RoomKey>>;
+
+    /// The keys that a backup shows now, to be read with [`Store::page`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoBackup`], [`Error::NoSuchVersion`].
+    async fn key_set(&self, user_id: &UserId, version: Option<Version>) -> Result<KeySet>;
+
+    /// Reads the keys that follow `after`, all or those of one room, in the order of room and
+    /// session, no more than `size` says (but one at least). An empty page is the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Purged`]: what was read so far is not the whole.
+    async fn page(
+        &self,
+        key_set: KeySet,
+        room_id: Option<&RoomId>,
+        after: Option<&Position>,
+        size: PageSize,
+    ) -> Result<Page>;
+
+    /// Removes for good a bounded part of what left the view before this time. Called again until it
+    /// is done, it leaves room for writers in between.
+    async fn purge(&self, before: Timestamp) -> Result<Purged>;
+}
+
+impl Backup {
+    /// Text that was checked when it came in, on its way back out.
+    pub(crate) fn stored_object(text: &str, what: &'static str) -> Result<Object> {
+        Object::parse(text, usize::MAX).map_err(|_| Error::Damaged { what })
+    }
+}
