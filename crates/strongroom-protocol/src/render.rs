@@ -45,7 +45,7 @@ pub enum KeysShape {
 /// Writes the answer to a `GET` of many keys piece by piece, as the keys arrive in their order.
 ///
 /// The member that holds the keys is always there, since clients iterate over it unguarded.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KeysWriter {
     shape: KeysShape,
     room_id: Option<String>,

@@ -26,6 +26,7 @@ pub struct Position {
 pub struct Page {
     text: String,
     keys: Vec<Entry>,
+    is_full: bool,
 }
 
 /// Where a key's texts end in the buffer; they begin where the one before ended.
@@ -38,7 +39,7 @@ struct Entry {
 }
 
 impl Page {
-    /// Appends a key and says whether the page is full now.
+    /// Appends a key and says whether the page is full now, and no more is to be appended.
     pub fn push(&mut self, key: KeyRef<'_>, size: PageSize) -> bool {
         self.text.push_str(key.room_id);
         let room_end = self.text.len();
@@ -47,7 +48,13 @@ impl Page {
         self.text.push_str(key.session_data);
         let data_end = self.text.len();
         self.keys.push(Entry { room_end, session_end, data_end, rank: key.rank });
-        self.keys.len() >= size.keys_max || data_end >= size.bytes_max
+        self.is_full = self.keys.len() >= size.keys_max || data_end >= size.bytes_max;
+        self.is_full
+    }
+
+    /// Whether there may be keys behind this page. One that is not full is the last.
+    pub fn is_full(&self) -> bool {
+        self.is_full
     }
 
     /// How many keys it holds.
@@ -58,6 +65,11 @@ impl Page {
     /// Whether nothing followed the position that was asked for.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// The bytes of all its texts.
+    pub fn bytes(&self) -> usize {
+        self.text.len()
     }
 
     /// The keys in their order.

@@ -16,6 +16,7 @@ mod writer;
 use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
+use rusqlite::Connection;
 use strongroom_protocol::{NewVersion, RoomId, RoomKey, RoomKeys, SessionId, UserId, Version};
 
 use self::{checkpoint::Checkpoints, readers::Readers, schema::Directory, writer::Writer};
@@ -134,5 +135,12 @@ impl Store for Sqlite {
 
     async fn purge(&self, before: Timestamp) -> Result<Purged> {
         self.writer.write(move |database| purge::step(database, before)).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        let look =
+            |database: &Connection| Ok(database.execute_batch("SELECT 1 FROM users LIMIT 1")?);
+        self.readers.read(look).await?;
+        self.writer.write(look).await
     }
 }

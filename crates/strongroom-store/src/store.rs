@@ -185,7 +185,7 @@ pub trait Store: Send + Sync + 'static {
     async fn key_set(&self, user_id: &UserId, version: Option<Version>) -> Result<KeySet>;
 
     /// Reads the keys that follow `after`, all or those of one room, in the order of room and
-    /// session, no more than `size` says (but one at least). An empty page is the end.
+    /// session, no more than `size` says (but one at least). A page that is not full is the last.
     ///
     /// # Errors
     ///
@@ -201,6 +201,13 @@ pub trait Store: Send + Sync + 'static {
     /// Removes for good a bounded part of what left the view before this time. Called again until it
     /// is done, it leaves room for writers in between.
     async fn purge(&self, before: Timestamp) -> Result<Purged>;
+
+    /// Whether it can be read, and takes writes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`]
+    async fn check(&self) -> Result<()>;
 }
 
 impl Backup {

@@ -131,10 +131,10 @@ pub(crate) async fn all_keys(
             let data = key.session_data.to_owned();
             (key.room_id.to_owned(), key.session_id.to_owned(), key.rank, data)
         }));
-        match page.last() {
-            Some(last) => after = Some(last),
-            None => return Ok(found),
+        if !page.is_full() {
+            return Ok(found);
         }
+        after = page.last();
     }
 }
 

@@ -1,0 +1,110 @@
+//! Who is asking.
+
+mod cache;
+mod fixed;
+mod homeserver;
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use strongroom_protocol::{DeviceId, MatrixError, UserId};
+use zeroize::Zeroizing;
+
+pub use self::{
+    fixed::{FixedTokens, TokensError},
+    homeserver::{BadHomeserver, Homeserver, HomeserverOptions},
+};
+
+/// Whom a token belongs to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Requester {
+    /// Whose backups are meant.
+    pub user_id: UserId,
+    /// For the journal of changes.
+    pub device_id: Option<DeviceId>,
+}
+
+/// An access token. Wiped when it is dropped, and never printed.
+#[derive(Clone)]
+pub struct AccessToken(Zeroizing<String>);
+
+impl AccessToken {
+    /// Takes the token as it stands after `Bearer `.
+    pub fn new(token: &str) -> Self {
+        Self(Zeroizing::new(token.to_owned()))
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken(..)")
+    }
+}
+
+/// What a request says of who sends it.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// From the header `Authorization: Bearer …`.
+    pub token: AccessToken,
+    /// The user that an application service acts for: the query parameter `user_id`.
+    pub user_id: Option<String>,
+    /// The device that an application service acts for: the query parameter `device_id`.
+    pub device_id: Option<String>,
+    /// The header `Host`, which tells several homeservers apart.
+    pub host: Option<String>,
+    /// Whether a remembered answer will do.
+    pub freshness: Freshness,
+}
+
+/// How recent the knowledge about a token must be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Freshness {
+    /// What was found out a short while ago is good enough.
+    Remembered,
+    /// The request destroys or redirects a backup: a token that was logged out must not do that.
+    AskedNow,
+}
+
+/// Finds out whom a token belongs to.
+#[async_trait]
+pub trait Authenticator: Send + Sync + 'static {
+    /// The owner of the token, or the error to answer with.
+    ///
+    /// # Errors
+    ///
+    /// A 401 or 403 only when it is certain, since clients log out and forget keys on it:
+    /// [`MatrixError::UnknownToken`], [`MatrixError::GuestAccessForbidden`],
+    /// [`MatrixError::Homeserver`]. Whenever it can't be found out,
+    /// [`MatrixError::HomeserverUnavailable`] or [`MatrixError::Unavailable`].
+    async fn requester(&self, credentials: &Credentials) -> Result<Requester, MatrixError>;
+}
+
+/// Several homeservers behind one address, told apart by the exact `Host` of a request.
+pub struct PerHost(HashMap<String, Arc<dyn Authenticator>>);
+
+impl PerHost {
+    /// Takes pairs of a host, as it stands in the header (with the port, if there is one), and who
+    /// knows its users.
+    pub fn new(hosts: impl IntoIterator<Item = (String, Arc<dyn Authenticator>)>) -> Self {
+        Self(hosts.into_iter().map(|(host, auth)| (host.to_ascii_lowercase(), auth)).collect())
+    }
+}
+
+impl fmt::Debug for PerHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+#[async_trait]
+impl Authenticator for PerHost {
+    async fn requester(&self, credentials: &Credentials) -> Result<Requester, MatrixError> {
+        let host = credentials.host.as_deref().unwrap_or_default().to_ascii_lowercase();
+        self.0.get(&host).ok_or(MatrixError::Misdirected)?.requester(credentials).await
+    }
+}

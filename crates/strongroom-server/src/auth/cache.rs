@@ -1,0 +1,108 @@
+//! What is remembered of tokens: keyed hashes, for a short time, and not more than so many.
+
+use std::{
+    fmt,
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use lru::LruCache;
+use sha2::Sha256;
+
+/// Turns tokens into keys of a table. The key of the hash is made at start and kept in memory only,
+/// so a hash that leaks tells nothing about a token.
+pub(crate) struct TokenHasher(Hmac<Sha256>);
+
+impl TokenHasher {
+    pub(crate) fn new() -> Result<Self, getrandom::Error> {
+        let mut key = [0; 64];
+        getrandom::fill(&mut key)?;
+        Ok(Self(Hmac::new(&key.into())))
+    }
+
+    /// The hash of a list of texts; lists that differ in their borders have different hashes.
+    pub(crate) fn hash<'a>(&self, parts: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
+        let mut mac = self.0.clone();
+        for part in parts {
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part.as_bytes());
+        }
+        mac.finalize().into_bytes().into()
+    }
+}
+
+impl fmt::Debug for TokenHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHasher(..)")
+    }
+}
+
+/// Answers that are good for a fixed time. When it is full, the one that was not asked for the
+/// longest makes room.
+#[derive(Debug)]
+pub(super) struct Remembered<T> {
+    good_for: Duration,
+    answers: Mutex<LruCache<[u8; 32], (Instant, T)>>,
+}
+
+impl<T: Clone> Remembered<T> {
+    /// With a time of zero nothing is remembered.
+    pub(super) fn new(good_for: Duration, entries_max: NonZeroUsize) -> Self {
+        Self { good_for, answers: Mutex::new(LruCache::new(entries_max)) }
+    }
+
+    pub(super) fn get(&self, token: &[u8; 32]) -> Option<T> {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, answer) = answers.get(token)?;
+        if since.elapsed() < self.good_for {
+            return Some(answer.clone());
+        }
+        answers.pop(token);
+        None
+    }
+
+    pub(super) fn insert(&self, token: [u8; 32], answer: T) {
+        if !self.good_for.is_zero() {
+            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            answers.put(token, (Instant::now(), answer));
+        }
+    }
+
+    pub(super) fn forget(&self, token: &[u8; 32]) {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).pop(token);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn borders_between_texts_count() {
+        let hasher = TokenHasher::new().unwrap();
+        assert_ne!(hasher.hash(["ab", "c"]), hasher.hash(["a", "bc"]));
+        assert_ne!(hasher.hash(["ab"]), hasher.hash(["ab", ""]));
+        assert_ne!(hasher.hash(["ab"]), TokenHasher::new().unwrap().hash(["ab"]));
+    }
+
+    #[test]
+    fn what_is_too_much_drives_out_what_was_not_asked_for() {
+        let cache = Remembered::new(Duration::from_secs(60), NonZeroUsize::new(2).unwrap());
+        for n in 0..100 {
+            cache.insert([0; 32], 0);
+            cache.insert([n + 1; 32], n);
+        }
+        assert_eq!((cache.get(&[0; 32]), cache.get(&[50; 32])), (Some(0), None));
+        cache.forget(&[0; 32]);
+        assert_eq!(cache.get(&[0; 32]), None);
+    }
+
+    #[test]
+    fn with_no_time_nothing_is_remembered() {
+        let cache = Remembered::new(Duration::ZERO, NonZeroUsize::MIN);
+        cache.insert([0; 32], ());
+        assert_eq!(cache.get(&[0; 32]), None);
+    }
+}

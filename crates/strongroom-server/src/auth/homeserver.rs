@@ -1,0 +1,333 @@
+//! Asks a homeserver whose token it is: `GET /_matrix/client/v3/account/whoami`.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use reqwest::{Client, Response, Url, header, redirect};
+use serde::Deserialize;
+use strongroom_protocol::{DeviceId, MatrixError, Object, UserId};
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::{
+    Authenticator, Credentials, Freshness, Requester,
+    cache::{Remembered, TokenHasher},
+};
+
+/// A whoami answer has some hundred bytes; more is no whoami answer.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Refusals that are remembered, apart from the acceptances: a flood of wrong tokens drives out
+/// nothing but wrong tokens.
+const REFUSALS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// When a client may try again after the homeserver could not be asked.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// How a homeserver is asked.
+#[derive(Clone, Debug)]
+pub struct HomeserverOptions {
+    /// Its base URL, such as `http://127.0.0.1:8008`.
+    pub url: String,
+    /// The part of its users' ids after the colon.
+    pub server_name: String,
+    /// How long an accepted token is not asked about again; after a logout it works this long.
+    pub cache_ttl: Duration,
+    /// How long a refused token is not asked about again.
+    pub refused_ttl: Duration,
+    /// Accepted tokens that are remembered.
+    pub cache_entries: NonZeroUsize,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Questions that are under way at once; more wait, at most for `timeout`.
+    pub questions_max: usize,
+}
+
+impl HomeserverOptions {
+    /// The defaults for everything but the homeserver itself.
+    pub fn new(url: impl Into<String>, server_name: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            server_name: server_name.into(),
+            cache_ttl: Duration::from_secs(30),
+            refused_ttl: Duration::from_secs(3),
+            cache_entries: NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN),
+            timeout: Duration::from_secs(10),
+            questions_max: 64,
+        }
+    }
+}
+
+/// Why a homeserver can't be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum BadHomeserver {
+    /// Not `http://…` or `https://…`.
+    #[error("{0:?} is not the URL of a homeserver, such as http://127.0.0.1:8008")]
+    Url(String),
+    /// The HTTP client or its TLS could not be set up.
+    #[error("the HTTP client can't be set up")]
+    Client(#[from] reqwest::Error),
+    /// The system gave no randomness.
+    #[error("the system has no random numbers")]
+    Randomness(#[from] getrandom::Error),
+}
+
+/// The homeserver that hands out the tokens.
+#[derive(Debug)]
+pub struct Homeserver {
+    server_name: String,
+    whoami: Url,
+    timeout: Duration,
+    client: Client,
+    questions: Semaphore,
+    hasher: TokenHasher,
+    accepted: Remembered<Requester>,
+    refused: Remembered<MatrixError>,
+    under_way: Mutex<HashMap<[u8; 32], Answer>>,
+}
+
+/// One question that several requests wait for.
+type Answer = Arc<OnceCell<Result<Requester, MatrixError>>>;
+
+#[derive(Deserialize)]
+struct WhoAmI {
+    user_id: String,
+    device_id: Option<String>,
+    #[serde(default)]
+    is_guest: bool,
+}
+
+/// What a Matrix error may carry that concerns us.
+#[derive(Deserialize)]
+struct HomeserverError {
+    errcode: String,
+    retry_after_ms: Option<u64>,
+}
+
+/// Why the homeserver's answer tells nothing about the token.
+#[derive(Debug, thiserror::Error)]
+enum NoAnswer {
+    #[error("it can't be reached, or not in time")]
+    Http(#[from] reqwest::Error),
+    #[error("too many questions wait for it")]
+    Busy,
+    #[error("it answered with status {0}, which says nothing about a token")]
+    Status(u16),
+    #[error("its answer with status {status} is not of the form that the specification gives it")]
+    Form { status: u16 },
+    #[error("its answer is longer than {ANSWER_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("it answered with a user of another server; is the configured server name right?")]
+    OtherServer,
+    #[error("it did not see the token that was sent; does a proxy between us take it away?")]
+    TokenNotSeen,
+}
+
+impl Homeserver {
+    /// Prepares the questions; the first is asked when the first request comes.
+    ///
+    /// # Errors
+    ///
+    /// [`BadHomeserver`]
+    pub fn new(options: HomeserverOptions) -> Result<Self, BadHomeserver> {
+        let whoami = whoami_url(&options.url).ok_or(BadHomeserver::Url(options.url))?;
+        // Keeps the provider that the process may have chosen already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .redirect(redirect::Policy::none())
+            .timeout(options.timeout)
+            .user_agent(concat!("strongroom/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self {
+            server_name: options.server_name,
+            whoami,
+            timeout: options.timeout,
+            client,
+            questions: Semaphore::new(options.questions_max),
+            hasher: TokenHasher::new()?,
+            accepted: Remembered::new(options.cache_ttl, options.cache_entries),
+            refused: Remembered::new(options.refused_ttl, REFUSALS_MAX),
+            under_way: Mutex::default(),
+        })
+    }
+
+    /// Asks, and remembers the answer.
+    async fn ask(
+        &self,
+        key: [u8; 32],
+        credentials: &Credentials,
+    ) -> Result<Requester, MatrixError> {
+        let answer = self.whoami(credentials).await.unwrap_or_else(|error| {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                homeserver = self.server_name,
+                "the homeserver can't be asked whose token it is"
+            );
+            Err(MatrixError::HomeserverUnavailable { retry_after: RETRY_AFTER })
+        });
+        match &answer {
+            Ok(requester) => self.accepted.insert(key, requester.clone()),
+            Err(error) => {
+                self.accepted.forget(&key);
+                // Nothing else is certain to be said again.
+                if error.status() == 401 {
+                    self.refused.insert(key, error.clone());
+                }
+            }
+        }
+        answer
+    }
+
+    async fn whoami(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<Result<Requester, MatrixError>, NoAnswer> {
+        let place = tokio::time::timeout(self.timeout, self.questions.acquire());
+        let Ok(Ok(_place)) = place.await else { return Err(NoAnswer::Busy) };
+        let mut url = self.whoami.clone();
+        let asserted = [("user_id", &credentials.user_id), ("device_id", &credentials.device_id)];
+        for (name, value) in asserted {
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, value);
+            }
+        }
+        let question = self.client.get(url).bearer_auth(credentials.token.expose());
+        // The URL may name a user, so it stays out of the log.
+        let response = question.send().await.map_err(reqwest::Error::without_url)?;
+        let status = response.status().as_u16();
+        match status {
+            200 => self.accept(&read(response).await?),
+            401 | 403 | 429 => refuse(status, response).await.map(Err),
+            _ => Err(NoAnswer::Status(status)),
+        }
+    }
+
+    fn accept(&self, answer: &[u8]) -> Result<Result<Requester, MatrixError>, NoAnswer> {
+        let form = NoAnswer::Form { status: 200 };
+        let Ok(WhoAmI { user_id, device_id, is_guest }) = serde_json::from_slice(answer) else {
+            return Err(form);
+        };
+        let Ok(user_id) = UserId::parse(&user_id) else { return Err(form) };
+        let Ok(device_id) = device_id.as_deref().map(DeviceId::parse).transpose() else {
+            return Err(form);
+        };
+        if user_id.server_name() != self.server_name {
+            Err(NoAnswer::OtherServer)
+        } else if is_guest {
+            Ok(Err(MatrixError::GuestAccessForbidden))
+        } else {
+            Ok(Ok(Requester { user_id, device_id }))
+        }
+    }
+}
+
+#[async_trait]
+impl Authenticator for Homeserver {
+    async fn requester(&self, credentials: &Credentials) -> Result<Requester, MatrixError> {
+        // One token of an application service stands for many users.
+        let asserted = [&credentials.user_id, &credentials.device_id];
+        let asserted = asserted.into_iter().flat_map(|value| match value {
+            Some(value) => ["some", value.as_str()],
+            None => ["none", ""],
+        });
+        let key = self.hasher.hash(std::iter::once(credentials.token.expose()).chain(asserted));
+        if let Some(refusal) = self.refused.get(&key) {
+            return Err(refusal);
+        }
+        if credentials.freshness == Freshness::AskedNow {
+            return self.ask(key, credentials).await;
+        }
+        if let Some(requester) = self.accepted.get(&key) {
+            return Ok(requester);
+        }
+        let question = Question::join(&self.under_way, key);
+        question.answer.get_or_init(|| self.ask(key, credentials)).await.clone()
+    }
+}
+
+/// A place among those who wait for one answer; the last to leave clears it away.
+struct Question<'a> {
+    under_way: &'a Mutex<HashMap<[u8; 32], Answer>>,
+    key: [u8; 32],
+    answer: Answer,
+}
+
+impl<'a> Question<'a> {
+    fn join(under_way: &'a Mutex<HashMap<[u8; 32], Answer>>, key: [u8; 32]) -> Self {
+        let mut table = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = Arc::clone(table.entry(key).or_default());
+        Self { under_way, key, answer }
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        let mut table = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        // The table's own and this one: nobody else waits, and under the lock nobody joins.
+        if Arc::strong_count(&self.answer) == 2 {
+            table.remove(&self.key);
+        }
+    }
+}
+
+/// The endpoint below a base URL, which may have a path of its own.
+fn whoami_url(base: &str) -> Option<Url> {
+    let mut url = Url::parse(base).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    url.path_segments_mut()
+        .ok()?
+        .pop_if_empty()
+        .extend(["_matrix", "client", "v3", "account", "whoami"]);
+    url.set_query(None);
+    Some(url)
+}
+
+/// The homeserver's own refusal, if it is a Matrix error.
+async fn refuse(status: u16, response: Response) -> Result<MatrixError, NoAnswer> {
+    let header = response.headers().get(header::RETRY_AFTER);
+    let seconds = header.and_then(|value| value.to_str().ok()?.parse().ok());
+    let form = NoAnswer::Form { status };
+    let Ok(body) = String::from_utf8(read(response).await?) else { return Err(form) };
+    // Passed on to readers of all kinds.
+    let Ok(body) = Object::parse(body.trim(), ANSWER_BYTES_MAX) else { return Err(form) };
+    let body = body.as_str().to_owned();
+    let Ok(HomeserverError { errcode, retry_after_ms }) = serde_json::from_str(&body) else {
+        return Err(form);
+    };
+    if errcode == "M_MISSING_TOKEN" {
+        return Err(NoAnswer::TokenNotSeen);
+    }
+    let retry_after =
+        seconds.map(Duration::from_secs).or(retry_after_ms.map(Duration::from_millis));
+    Ok(MatrixError::Homeserver { status, body, retry_after })
+}
+
+async fn read(mut response: Response) -> Result<Vec<u8>, NoAnswer> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+        body.extend_from_slice(&chunk);
+        if body.len() > ANSWER_BYTES_MAX {
+            return Err(NoAnswer::TooLong);
+        }
+    }
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_endpoint_is_below_the_base_url() {
+        for (base, expected) in [
+            ("http://127.0.0.1:8008", "http://127.0.0.1:8008/_matrix/client/v3/account/whoami"),
+            ("https://x.org/hs/", "https://x.org/hs/_matrix/client/v3/account/whoami"),
+        ] {
+            assert_eq!(whoami_url(base).unwrap().as_str(), expected);
+        }
+        for bad in ["", "127.0.0.1:8008", "localhost", "ftp://x.org", "file:///x"] {
+            assert_eq!(whoami_url(bad), None, "{bad}");
+        }
+    }
+}

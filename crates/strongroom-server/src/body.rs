@@ -1,0 +1,139 @@
+//! Bodies of requests: bounded in size, in time, and all of them together in memory.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request},
+    http::header,
+};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use strongroom_protocol::{BodyError, MatrixError};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::{refusal::Refusal, router::App};
+
+/// Bodies in flight are accounted for in pieces of this size.
+const PIECE_BYTES: usize = 4 * 1024;
+/// A larger body is parsed away from the threads that serve everybody.
+const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
+/// How long the rest of a refused body is read, so that the client, which writes before it reads,
+/// gets to see the refusal.
+const DRAIN_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The memory that all bodies in flight may take.
+#[derive(Debug)]
+pub(crate) struct Budget(Arc<Semaphore>);
+
+impl Budget {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self(Arc::new(Semaphore::new((bytes_max / PIECE_BYTES).min(Semaphore::MAX_PERMITS))))
+    }
+}
+
+/// A body that has arrived whole. It counts against the budget until it is dropped.
+pub(crate) struct Received {
+    bytes: Bytes,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Received {
+    /// Parses it into something that owns what it needs, which counts on as the body did.
+    pub(crate) async fn parse<T: Send + 'static>(
+        self,
+        parse: impl FnOnce(&[u8]) -> Result<T, BodyError> + Send + 'static,
+    ) -> Result<(T, Option<OwnedSemaphorePermit>), Refusal> {
+        let Self { bytes, permit } = self;
+        let parsed = if bytes.len() <= PARSED_INLINE_BYTES_MAX {
+            parse(&bytes)
+        } else {
+            let parsed = spawn_blocking(move || parse(&bytes));
+            parsed.await.map_err(|_| Refusal(MatrixError::Unknown))?
+        };
+        Ok((parsed?, permit))
+    }
+}
+
+impl FromRequest<App> for Received {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Refusal> {
+        let encoding = request.headers().get(header::CONTENT_ENCODING);
+        if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(MatrixError::UnsupportedEncoding.into());
+        }
+        let announced = request.headers().get(header::CONTENT_LENGTH);
+        let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        let mut body = request.into_body();
+        if announced.is_some_and(|length| length > app.options.limits.body_bytes_max) {
+            return Err(too_large(body, app).await);
+        }
+        let deadline = Instant::now() + app.options.body_timeout;
+        let (mut bytes, mut permit) = (Vec::new(), None::<OwnedSemaphorePermit>);
+        loop {
+            let next = timeout(app.options.body_idle_timeout, body.frame());
+            let frame = match timeout_at(deadline, next).await {
+                Ok(Ok(Some(Ok(frame)))) => frame,
+                Ok(Ok(None)) => break,
+                Ok(Ok(Some(Err(_)))) => {
+                    return Err(BodyError::NotJson("it ended early".to_owned()).into());
+                }
+                Ok(Err(_)) | Err(_) => return Err(MatrixError::BodyTimeout.into()),
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > app.options.limits.body_bytes_max {
+                drop(bytes);
+                return Err(too_large(body, app).await);
+            }
+            bytes.extend_from_slice(&data);
+            reserve(app, &mut permit, bytes.len()).await?;
+        }
+        Ok(Self { bytes: bytes.into(), permit })
+    }
+}
+
+/// Takes what `length` bytes need from the budget. Bodies that arrive at once may each hold a part
+/// and want more, so nobody waits for ever.
+async fn reserve(
+    app: &App,
+    permit: &mut Option<OwnedSemaphorePermit>,
+    length: usize,
+) -> Result<(), Refusal> {
+    let held = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    let more = u32::try_from(length.div_ceil(PIECE_BYTES) - held).unwrap_or(u32::MAX);
+    if more == 0 {
+        return Ok(());
+    }
+    let wait = app.options.body_idle_timeout;
+    let got = timeout(wait, Arc::clone(&app.budget.0).acquire_many_owned(more)).await;
+    let Ok(Ok(got)) = got else {
+        return Err(MatrixError::Unavailable { retry_after: wait }.into());
+    };
+    match permit {
+        Some(permit) => permit.merge(got),
+        None => *permit = Some(got),
+    }
+    Ok(())
+}
+
+/// The refusal of a body, after a bounded part of its rest has been thrown away.
+async fn too_large(mut body: Body, app: &App) -> Refusal {
+    let bytes_max = app.options.limits.body_bytes_max;
+    let drain = async {
+        let mut drained = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            drained += frame.data_ref().map_or(0, Bytes::len);
+            if drained > bytes_max {
+                break;
+            }
+        }
+    };
+    // Whether it ended or not, the answer is the same.
+    let _ = timeout(DRAIN_TIME, drain).await;
+    MatrixError::TooLarge { bytes_max }.into()
+}

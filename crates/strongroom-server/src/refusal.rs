@@ -1,0 +1,74 @@
+//! Where errors become answers, and the only place where a store's error becomes a status. In doubt
+//! it is 503, never 404 or 403: on those, clients in the field switch the backup off.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use strongroom_protocol::{BodyError, MatrixError};
+use strongroom_store as store;
+
+/// When a client may try again after the store failed.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// A Matrix error on its way out.
+#[derive(Clone, Debug)]
+pub struct Refusal(pub MatrixError);
+
+impl From<MatrixError> for Refusal {
+    fn from(error: MatrixError) -> Self {
+        Self(error)
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        Self(MatrixError::Body(error))
+    }
+}
+
+impl From<store::Error> for Refusal {
+    fn from(error: store::Error) -> Self {
+        let refusal = match &error {
+            store::Error::NoBackup => MatrixError::NotFound("No current backup version"),
+            store::Error::NoSuchVersion => MatrixError::NotFound("Unknown backup version"),
+            store::Error::NotCurrent { current } => {
+                MatrixError::WrongRoomKeysVersion { current: *current }
+            }
+            store::Error::MayNotReplace(why) => MatrixError::InvalidParam((*why).to_owned()),
+            store::Error::Damaged { .. } => MatrixError::Unknown,
+            store::Error::Purged | store::Error::Database(_) => {
+                MatrixError::Unavailable { retry_after: RETRY_AFTER }
+            }
+        };
+        if refusal.status() >= 500 {
+            tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
+        }
+        Self(refusal)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status());
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = json(status, self.0.body());
+        if let Some(retry_after) = self.0.retry_after() {
+            // Whole seconds, rounded up: sooner would be refused again.
+            let seconds = retry_after.as_millis().div_ceil(1000);
+            if let Ok(value) = HeaderValue::try_from(seconds.to_string()) {
+                response.headers_mut().insert(header::RETRY_AFTER, value);
+            }
+        }
+        response
+    }
+}
+
+/// An answer with a JSON body.
+pub(crate) fn json(status: StatusCode, body: impl Into<Body>) -> Response {
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    (status, content_type, body.into()).into_response()
+}

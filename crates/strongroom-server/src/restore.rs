@@ -1,0 +1,128 @@
+//! Reading back many keys: page by page, in memory that does not grow with the backup.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, Version, header},
+    response::Response,
+};
+use bytes::Bytes;
+use futures_util::stream;
+use strongroom_protocol::{KeysShape, KeysWriter, RoomId};
+use strongroom_store::{KeySet, Page, PageSize, Position, Result, Store};
+use tokio::sync::mpsc;
+
+use crate::refusal::json;
+
+/// Small, so that the first byte is there at once and a small backup is one piece.
+const FIRST_PAGE: PageSize = PageSize { keys_max: 64, bytes_max: 64 * 1024 };
+/// Large enough that the look-up of where a page begins costs nothing beside it.
+const PAGE: PageSize = PageSize { keys_max: 1024, bytes_max: 256 * 1024 };
+
+/// Answers with the keys of a set, all or those of one room.
+///
+/// Trouble before the first byte is an error; after it the connection is cut, so that a part of a
+/// backup never looks like the whole.
+pub(crate) async fn restore(
+    store: Arc<dyn Store>,
+    key_set: KeySet,
+    room_id: Option<RoomId>,
+    shape: KeysShape,
+    http: Version,
+) -> Result<Response> {
+    let mut pages = Pages::new(store, key_set, room_id, shape);
+    // Over HTTP/1.0 a cut is seen only by a length, which one more reading finds out.
+    let length = if http < Version::HTTP_11 { Some(pages.clone().length().await?) } else { None };
+    let first = pages.next().await?.unwrap_or_default();
+    if pages.is_done() {
+        return Ok(json(StatusCode::OK, first));
+    }
+    let mut response = json(StatusCode::OK, Body::from_stream(stream(first, pages)));
+    if let Some(length) = length.and_then(|length| HeaderValue::try_from(length.to_string()).ok()) {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
+    Ok(response)
+}
+
+/// The pages as they go out: one is read while the one before is sent.
+fn stream(first: Bytes, mut pages: Pages) -> impl stream::Stream<Item = Result<Bytes>> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut next = Ok(Some(first));
+        while let Some(piece) = next.transpose() {
+            if let Err(error) = &piece {
+                tracing::error!(error = error as &dyn std::error::Error, "a restore was cut off");
+            }
+            let has_failed = piece.is_err();
+            // Sending fails once the client has hung up.
+            if sender.send(piece).await.is_err() || has_failed {
+                break;
+            }
+            next = pages.next().await;
+        }
+    });
+    stream::unfold(receiver, |mut receiver| async {
+        let piece = receiver.recv().await?;
+        Some((piece, receiver))
+    })
+}
+
+/// The JSON document of a key set, piece by piece.
+#[derive(Clone)]
+struct Pages {
+    store: Arc<dyn Store>,
+    key_set: KeySet,
+    room_id: Option<RoomId>,
+    after: Option<Position>,
+    size: PageSize,
+    /// Gone when the document has ended.
+    writer: Option<KeysWriter>,
+}
+
+impl Pages {
+    fn new(
+        store: Arc<dyn Store>,
+        key_set: KeySet,
+        room_id: Option<RoomId>,
+        shape: KeysShape,
+    ) -> Self {
+        let writer = Some(KeysWriter::new(shape));
+        Self { store, key_set, room_id, after: None, size: FIRST_PAGE, writer }
+    }
+
+    const fn is_done(&self) -> bool {
+        self.writer.is_none()
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let Some(mut writer) = self.writer.take() else { return Ok(None) };
+        let (room_id, after) = (self.room_id.as_ref(), self.after.as_ref());
+        let page = self.store.page(self.key_set, room_id, after, self.size).await?;
+        let mut out = Vec::with_capacity(Self::bytes_about(&page));
+        for key in page.iter() {
+            writer.key(&mut out, key);
+        }
+        if page.is_full() {
+            self.after = page.last();
+            self.size = PAGE;
+            self.writer = Some(writer);
+        } else {
+            writer.finish(&mut out);
+        }
+        Ok(Some(out.into()))
+    }
+
+    /// What a page takes as JSON, and a little more, so that the buffer need not grow.
+    fn bytes_about(page: &Page) -> usize {
+        page.bytes() + page.len() * 128 + 256
+    }
+
+    async fn length(mut self) -> Result<usize> {
+        let mut length = 0;
+        while let Some(piece) = self.next().await? {
+            length += piece.len();
+        }
+        Ok(length)
+    }
+}

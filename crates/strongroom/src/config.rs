@@ -1,0 +1,529 @@
+//! What can be set: a TOML file, over it the environment, over that the flags.
+
+use std::{
+    ffi::OsString,
+    fs,
+    num::{NonZeroU32, NonZeroUsize},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use toml::{Spanned, Table, Value};
+
+use crate::listen::Address;
+
+/// Every option with its default and what it is for.
+pub(crate) const EXAMPLE: &str = include_str!("../../../strongroom.example.toml");
+
+/// The file.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) listen: Address,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokens: Option<PathBuf>,
+    pub(crate) retention: Span,
+    pub(crate) shutdown_timeout: Span,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) homeserver: Vec<Spanned<Homeserver>>,
+    pub(crate) auth: Auth,
+    pub(crate) limits: Limits,
+    pub(crate) log: Log,
+    pub(crate) operator: Operator,
+}
+
+/// Who says whom a token belongs to.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Homeserver {
+    pub(crate) url: String,
+    pub(crate) server_name: String,
+    #[serde(default)]
+    pub(crate) hosts: Vec<String>,
+}
+
+/// How a homeserver is asked.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Auth {
+    pub(crate) cache_ttl: Span,
+    pub(crate) refused_ttl: Span,
+    pub(crate) cache_entries: NonZeroUsize,
+    pub(crate) timeout: Span,
+    pub(crate) questions_max: NonZeroU32,
+}
+
+/// How much is too much.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Limits {
+    pub(crate) body_bytes_max: usize,
+    pub(crate) session_data_bytes_max: usize,
+    pub(crate) bodies_in_flight_bytes_max: usize,
+    pub(crate) connections_max: NonZeroU32,
+    pub(crate) header_timeout: Span,
+    pub(crate) body_idle_timeout: Span,
+    pub(crate) body_timeout: Span,
+    pub(crate) write_timeout: Span,
+}
+
+/// The log.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    pub(crate) format: LogFormat,
+    pub(crate) level: LogLevel,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// The listener for metrics and health.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Operator {
+    /// Empty: there is none.
+    #[serde(with = "address_or_empty")]
+    pub(crate) listen: Option<Address>,
+}
+
+/// A time as people write it: `30s`, `5 minutes`, `30 days`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        humantime::parse_duration(&text).map(Self).map_err(|error| {
+            format!("{error}; write a time such as \"30s\", \"5m\" or \"30 days\"")
+        })
+    }
+}
+
+impl From<Span> for String {
+    fn from(Span(span): Span) -> Self {
+        humantime::format_duration(span).to_string()
+    }
+}
+
+const fn seconds(seconds: u64) -> Span {
+    Span(Duration::from_secs(seconds))
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Address::default(),
+            data: None,
+            tokens: None,
+            retention: seconds(30 * 24 * 60 * 60),
+            shutdown_timeout: seconds(30),
+            homeserver: Vec::new(),
+            auth: Auth::default(),
+            limits: Limits::default(),
+            log: Log::default(),
+            operator: Operator::default(),
+        }
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        let defaults = strongroom_server::HomeserverOptions::new("", "");
+        Self {
+            cache_ttl: Span(defaults.cache_ttl),
+            refused_ttl: Span(defaults.refused_ttl),
+            cache_entries: defaults.cache_entries,
+            timeout: Span(defaults.timeout),
+            questions_max: NonZeroU32::MIN.saturating_add(63),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let defaults = strongroom_server::Options::default();
+        Self {
+            body_bytes_max: defaults.limits.body_bytes_max,
+            session_data_bytes_max: defaults.limits.session_data_bytes_max,
+            bodies_in_flight_bytes_max: defaults.bodies_in_flight_bytes_max,
+            connections_max: NonZeroU32::MIN.saturating_add(8191),
+            header_timeout: seconds(75),
+            body_idle_timeout: Span(defaults.body_idle_timeout),
+            body_timeout: Span(defaults.body_timeout),
+            write_timeout: seconds(60),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: LogLevel::Info }
+    }
+}
+
+impl From<LogLevel> for tracing_subscriber::filter::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+mod address_or_empty {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use crate::listen::Address;
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<Address>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let text = address.as_ref().map(ToString::to_string).unwrap_or_default();
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Address>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
+    }
+}
+
+/// Why there is no usable configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("can't read the configuration file {}", .path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The text names the line and shows it.
+    #[error("in {}: {text}", .path.display())]
+    File { path: PathBuf, text: String },
+    #[error("the environment variable {name} has a value that can't be used: {text}")]
+    Variable { name: String, text: String },
+    #[error("nobody says whom an access token belongs to")]
+    NobodyKnows,
+    #[error("access tokens come from a homeserver or from a file, and both are configured")]
+    BothKnow,
+    #[error("where to keep the data is not said")]
+    NoData,
+    #[error("the homeserver {url} has no server name")]
+    NoServerName { url: String },
+    #[error("a server name is given, and no homeserver")]
+    NoHomeserver,
+    #[error("--homeserver and --server-name can't be used with several homeservers in the file")]
+    SeveralHomeservers,
+    #[error("several homeservers are told apart by their hosts, and {server_name} has none")]
+    NoHosts { server_name: String },
+    #[error("the host {host} stands with two homeservers")]
+    HostTwice { host: String },
+}
+
+impl ConfigError {
+    pub(crate) const fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Io { .. } | Self::File { .. } => {
+                Some("`strongroom config example` prints a file with every option")
+            }
+            Self::Variable { .. } => None,
+            Self::NobodyKnows => Some(
+                "give --homeserver URL and --server-name NAME; or --tokens FILE; or, to try it out, --dev",
+            ),
+            Self::BothKnow => Some("take one of the two away"),
+            Self::NoData => Some("give --data DIR"),
+            Self::NoServerName { .. } => {
+                Some("give --server-name NAME: what follows the colon in your users' ids")
+            }
+            Self::NoHomeserver => Some("give --homeserver URL, such as http://127.0.0.1:8008"),
+            Self::SeveralHomeservers => Some("change the file instead"),
+            Self::NoHosts { .. } => {
+                Some("add hosts = [\"matrix.example.org\"]: the Host that the proxy hands on")
+            }
+            Self::HostTwice { .. } => None,
+        }
+    }
+}
+
+/// What flags (and their environment variables) say in place of the file.
+#[derive(Debug, Default)]
+pub(crate) struct Overrides {
+    pub(crate) listen: Option<Address>,
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) homeserver: Option<String>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) tokens: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the file, if one is given, and the variables `STRONGROOM_…` of single options.
+    pub(crate) fn load(
+        path: Option<&Path>,
+        variables: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let text = match path {
+            Some(path) => fs::read_to_string(path)
+                .map_err(|source| ConfigError::Io { path: path.to_owned(), source })?,
+            None => String::new(),
+        };
+        let in_file = |error: toml::de::Error| ConfigError::File {
+            path: path.unwrap_or(Path::new("strongroom.toml")).to_owned(),
+            text: error.to_string(),
+        };
+        // Read by itself first, so that a mistake is told with its line.
+        let config: Self = toml::from_str(&text).map_err(in_file)?;
+        let overlay = overlay(variables)?;
+        if overlay.is_empty() {
+            return Ok(config);
+        }
+        let mut table: Table = text.parse().map_err(in_file)?;
+        merge(&mut table, overlay);
+        toml::from_str(&table.to_string()).map_err(in_file)
+    }
+
+    /// Puts the flags over it.
+    pub(crate) fn apply(&mut self, flags: Overrides) -> Result<(), ConfigError> {
+        let Overrides { listen, data, homeserver, server_name, tokens } = flags;
+        self.listen = listen.unwrap_or_else(|| self.listen.clone());
+        self.data = data.or(self.data.take());
+        self.tokens = tokens.or(self.tokens.take());
+        if homeserver.is_some() || server_name.is_some() {
+            if self.homeserver.len() > 1 {
+                return Err(ConfigError::SeveralHomeservers);
+            }
+            let in_file = self.homeserver.pop().map(Spanned::into_inner);
+            let (url, name, hosts) = match in_file {
+                Some(file) => (Some(file.url), Some(file.server_name), file.hosts),
+                None => (None, None, Vec::new()),
+            };
+            let url = homeserver.or(url).ok_or(ConfigError::NoHomeserver)?;
+            let Some(server_name) = server_name.or(name) else {
+                return Err(ConfigError::NoServerName { url });
+            };
+            self.homeserver = vec![Spanned::new(0..0, Homeserver { url, server_name, hosts })];
+        }
+        Ok(())
+    }
+
+    /// Whether it is whole and free of contradictions.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        match (self.homeserver.is_empty(), self.tokens.is_some()) {
+            (true, false) => return Err(ConfigError::NobodyKnows),
+            (false, true) => return Err(ConfigError::BothKnow),
+            (true, true) | (false, false) => {}
+        }
+        if self.data.is_none() {
+            return Err(ConfigError::NoData);
+        }
+        let homeservers = || self.homeserver.iter().map(Spanned::get_ref);
+        if self.homeserver.len() > 1
+            && let Some(without) = homeservers().find(|homeserver| homeserver.hosts.is_empty())
+        {
+            return Err(ConfigError::NoHosts { server_name: without.server_name.clone() });
+        }
+        let mut hosts: Vec<_> = homeservers().flat_map(|homeserver| &homeserver.hosts).collect();
+        hosts.sort();
+        match hosts.windows(2).find_map(|pair| (pair.first() == pair.last()).then(|| pair.first()))
+        {
+            Some(Some(host)) => Err(ConfigError::HostTwice { host: (*host).clone() }),
+            Some(None) | None => Ok(()),
+        }
+    }
+}
+
+/// The options that variables set, as a table like the file's. Other variables that begin with
+/// `STRONGROOM_` are left alone: container platforms make some up.
+fn overlay(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Table, ConfigError> {
+    // The defaults know every option that is a single value, and its type.
+    let defaults = Table::try_from(Config::default()).unwrap_or_default();
+    let mut overlay = Table::new();
+    for (name, value) in variables {
+        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+        let Some(option) = name.strip_prefix("STRONGROOM_") else { continue };
+        let Some((path, default)) = find(&defaults, &option.to_ascii_lowercase()) else { continue };
+        let bad = |text: String| ConfigError::Variable { name: name.to_owned(), text };
+        let value = match default {
+            Value::Integer(_) => Value::Integer(
+                value.parse().map_err(|_| bad("it is not a whole number".to_owned()))?,
+            ),
+            _ => Value::String(value.to_owned()),
+        };
+        let mut alone = Table::new();
+        match path {
+            (Some(section), key) => {
+                let inner = Table::from_iter([(key, value)]);
+                alone.insert(section, Value::Table(inner));
+            }
+            (None, key) => {
+                alone.insert(key, value);
+            }
+        }
+        let checked: Result<Config, _> = toml::from_str(&alone.to_string());
+        checked.map_err(|error| bad(error.message().to_owned()))?;
+        merge(&mut overlay, alone);
+    }
+    Ok(overlay)
+}
+
+/// The section and the key of an option whose name in the environment is `section_key`.
+fn find<'a>(defaults: &'a Table, name: &str) -> Option<((Option<String>, String), &'a Value)> {
+    for (key, value) in defaults {
+        match value {
+            Value::Table(section) => {
+                let inner = name.strip_prefix(key.as_str()).and_then(|rest| rest.strip_prefix('_'));
+                if let Some((inner, value)) = inner.and_then(|inner| section.get_key_value(inner)) {
+                    return Some(((Some(key.clone()), inner.clone()), value));
+                }
+            }
+            _ if key == name => return Some(((None, key.clone()), value)),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn merge(table: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(table)), Value::Table(over)) => merge(table, over),
+            (_, value) => {
+                table.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        Config::load(Some(file.path()), variables)
+    }
+
+    #[test]
+    fn the_example_shows_every_option_with_its_default() {
+        let example: Config = toml::from_str(EXAMPLE).unwrap();
+        let mut expected = Config::default();
+        // What has no default is shown as most would set it.
+        expected.data = Some("/var/lib/strongroom".into());
+        expected.homeserver = example.homeserver.clone();
+        assert_eq!(example, expected);
+        example.check().unwrap();
+        let mentioned = |key: &str| {
+            EXAMPLE.lines().any(|line| line.trim_start_matches('#').trim().starts_with(key))
+        };
+        for (key, value) in
+            Table::try_from(Config { tokens: Some("x".into()), ..expected }).unwrap()
+        {
+            match value {
+                Value::Table(section) => {
+                    for key in section.keys() {
+                        assert!(mentioned(&format!("{key} = ")), "{key} is missing");
+                    }
+                }
+                Value::Array(_) => assert!(mentioned(&format!("[[{key}]]")), "{key} is missing"),
+                _ => assert!(mentioned(&format!("{key} = ")), "{key} is missing"),
+            }
+        }
+        assert!(mentioned("hosts = "));
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_is_told_with_its_line() {
+        for (text, line, what) in [
+            ("listen = \"127.0.0.1:8018\"\nlisen = 1", "line 2", "unknown field `lisen`"),
+            ("\n\nretention = \"soon\"", "line 3", "write a time such as"),
+            ("[limits]\nbody_bytes_max = -1", "line 2", "invalid value"),
+            ("[limits]\nbody_byte_max = 1", "line 2", "unknown field"),
+            ("listen = \"nowhere\"", "line 1", "unix:PATH"),
+            ("[[homeserver]]\nurl = \"http://x\"", "line 1", "missing field `server_name`"),
+            ("[log]\nlevel = \"loud\"", "line 2", "unknown variant"),
+            ("x = [", "line 1", ""),
+        ] {
+            let error = load(text, &[]).unwrap_err().to_string();
+            assert!(error.contains(line) && error.contains(what), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_variable_beats_the_file_and_a_flag_beats_both() {
+        let file = "listen = \"127.0.0.1:1\"\n[auth]\ncache_ttl = \"1s\"\ntimeout = \"2s\"";
+        let variables = [
+            ("STRONGROOM_AUTH_CACHE_TTL", "0s"),
+            ("STRONGROOM_LIMITS_BODY_BYTES_MAX", "77"),
+            ("STRONGROOM_LISTEN", "127.0.0.1:2"),
+            ("STRONGROOM_PORT", "tcp://10.0.0.1"),
+            ("AUTH_TIMEOUT", "9s"),
+        ];
+        let mut config = load(file, &variables).unwrap();
+        assert_eq!(config.auth.cache_ttl, seconds(0));
+        assert_eq!(config.auth.timeout, seconds(2));
+        assert_eq!(config.limits.body_bytes_max, 77);
+        assert_eq!(config.listen.to_string(), "127.0.0.1:2");
+        let listen = Some("127.0.0.1:3".parse().unwrap());
+        config.apply(Overrides { listen, ..Overrides::default() }).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:3");
+    }
+
+    #[test]
+    fn a_mistake_in_a_variable_is_told_with_its_name() {
+        for (name, value) in [
+            ("STRONGROOM_AUTH_CACHE_TTL", "soon"),
+            ("STRONGROOM_LIMITS_CONNECTIONS_MAX", "many"),
+            ("STRONGROOM_LIMITS_CONNECTIONS_MAX", "0"),
+            ("STRONGROOM_LOG_FORMAT", "xml"),
+        ] {
+            let error = load("", &[(name, value)]).unwrap_err();
+            assert!(
+                matches!(&error, ConfigError::Variable { name: told, .. } if told == name),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn homeservers_that_share_an_address_have_hosts_of_their_own() {
+        let text = |first: &str, second: &str| {
+            format!(
+                "data = \"d\"\n[[homeserver]]\nurl = \"http://a\"\nserver_name = \"a\"\nhosts = {first}\n\
+                 [[homeserver]]\nurl = \"http://b\"\nserver_name = \"b\"\nhosts = {second}"
+            )
+        };
+        let check = |first, second| load(&text(first, second), &[]).unwrap().check();
+        assert!(check("[\"m.a\"]", "[\"m.b\"]").is_ok());
+        let without = check("[\"m.a\"]", "[]");
+        assert!(matches!(without, Err(ConfigError::NoHosts { .. })), "{without:?}");
+        let twice = check("[\"m.a\"]", "[\"m.b\", \"m.a\"]");
+        assert!(matches!(twice, Err(ConfigError::HostTwice { .. })), "{twice:?}");
+    }
+}
