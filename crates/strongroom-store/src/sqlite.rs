@@ -69,8 +69,7 @@ impl Store for Sqlite {
     }
 
     async fn version(&self, user_id: &UserId, version: Option<Version>) -> Result<Backup> {
-        let user_id = user_id.clone();
-        self.readers.read(move |database| read::backup(database, &user_id, version)).await
+        self.readers.look_up(|database| read::backup(database, user_id, version))
     }
 
     async fn update_version(
@@ -107,16 +106,11 @@ impl Store for Sqlite {
         room_id: &RoomId,
         session_id: &SessionId,
     ) -> Result<Option<RoomKey>> {
-        let (user_id, room_id, session_id) = (user_id.clone(), room_id.clone(), session_id.clone());
-        let read =
-            move |database: &_| read::key(database, &user_id, version, &room_id, &session_id);
-        self.readers.read(read).await
+        self.readers.look_up(|database| read::key(database, user_id, version, room_id, session_id))
     }
 
     async fn key_set(&self, user_id: &UserId, version: Option<Version>) -> Result<KeySet> {
-        let user_id = user_id.clone();
-        let read = move |database: &_| Ok(read::live(database, &user_id, version)?.key_set);
-        self.readers.read(read).await
+        self.readers.look_up(|database| Ok(read::live(database, user_id, version)?.key_set))
     }
 
     async fn page(
@@ -140,7 +134,7 @@ impl Store for Sqlite {
     async fn check(&self) -> Result<()> {
         let look =
             |database: &Connection| Ok(database.execute_batch("SELECT 1 FROM users LIMIT 1")?);
-        self.readers.read(look).await?;
+        self.readers.look_up(look)?;
         self.writer.write(look).await
     }
 }
