@@ -84,14 +84,14 @@ pub trait Authenticator: Send + Sync + 'static {
     async fn requester(&self, credentials: &Credentials) -> Result<Requester, MatrixError>;
 }
 
-/// Several homeservers behind one address, told apart by the exact `Host` of a request.
+/// Several homeservers behind one address, told apart by the `Host` of a request: its case and its
+/// port do not matter, anything else does.
 pub struct PerHost(HashMap<String, Arc<dyn Authenticator>>);
 
 impl PerHost {
-    /// Takes pairs of a host, as it stands in the header (with the port, if there is one), and who
-    /// knows its users.
+    /// Takes pairs of a host and who knows its users.
     pub fn new(hosts: impl IntoIterator<Item = (String, Arc<dyn Authenticator>)>) -> Self {
-        Self(hosts.into_iter().map(|(host, auth)| (host.to_ascii_lowercase(), auth)).collect())
+        Self(hosts.into_iter().map(|(host, auth)| (host_name(&host), auth)).collect())
     }
 }
 
@@ -104,7 +104,35 @@ impl fmt::Debug for PerHost {
 #[async_trait]
 impl Authenticator for PerHost {
     async fn requester(&self, credentials: &Credentials) -> Result<Requester, MatrixError> {
-        let host = credentials.host.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let host = host_name(credentials.host.as_deref().unwrap_or_default());
         self.0.get(&host).ok_or(MatrixError::Misdirected)?.requester(credentials).await
+    }
+}
+
+/// A host in lower case, without its port.
+fn host_name(host: &str) -> String {
+    let port_at = host.rfind(':').filter(|at| {
+        let port = host.get(at + 1..).unwrap_or_default();
+        port.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    host.get(..port_at.unwrap_or(host.len())).unwrap_or_default().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_no_case_and_no_port() {
+        for (host, name) in [
+            ("Matrix.Example.ORG:8448", "matrix.example.org"),
+            ("matrix.example.org", "matrix.example.org"),
+            ("127.0.0.1:80", "127.0.0.1"),
+            ("[::1]:8448", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("", ""),
+        ] {
+            assert_eq!(host_name(host), name);
+        }
     }
 }

@@ -1,13 +1,21 @@
 //! Bodies of requests: bounded in size, in time, and all of them together in memory.
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{
-    body::Body,
-    extract::{FromRequest, Request},
+    body::{Body, HttpBody},
+    extract::{FromRequest, Request, State},
     http::header,
+    middleware::Next,
+    response::Response,
 };
 use bytes::Bytes;
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 use strongroom_protocol::{BodyError, MatrixError};
 use tokio::{
@@ -22,9 +30,8 @@ use crate::{refusal::Refusal, router::App};
 const PIECE_BYTES: usize = 4 * 1024;
 /// A larger body is parsed away from the threads that serve everybody.
 const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
-/// How long the rest of a refused body is read, so that the client, which writes before it reads,
-/// gets to see the refusal.
-const DRAIN_TIME: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long the rest of a refused body is read.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// The memory that all bodies in flight may take.
 #[derive(Debug)]
@@ -70,8 +77,9 @@ impl FromRequest<App> for Received {
         let announced = request.headers().get(header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         let mut body = request.into_body();
-        if announced.is_some_and(|length| length > app.options.limits.body_bytes_max) {
-            return Err(too_large(body, app).await);
+        let bytes_max = app.options.limits.body_bytes_max;
+        if announced.is_some_and(|length| length > bytes_max) {
+            return Err(MatrixError::TooLarge { bytes_max }.into());
         }
         let deadline = Instant::now() + app.options.body_timeout;
         let (mut bytes, mut permit) = (Vec::new(), None::<OwnedSemaphorePermit>);
@@ -86,9 +94,8 @@ impl FromRequest<App> for Received {
                 Ok(Err(_)) | Err(_) => return Err(MatrixError::BodyTimeout.into()),
             };
             let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > app.options.limits.body_bytes_max {
-                drop(bytes);
-                return Err(too_large(body, app).await);
+            if bytes.len() + data.len() > bytes_max {
+                return Err(MatrixError::TooLarge { bytes_max }.into());
             }
             bytes.extend_from_slice(&data);
             reserve(app, &mut permit, bytes.len()).await?;
@@ -121,19 +128,49 @@ async fn reserve(
     Ok(())
 }
 
-/// The refusal of a body, after a bounded part of its rest has been thrown away.
-async fn too_large(mut body: Body, app: &App) -> Refusal {
-    let bytes_max = app.options.limits.body_bytes_max;
-    let drain = async {
+/// Reads and throws away what a refused request still sends, within bounds.
+///
+/// Clients and proxies write a request before they read the answer. Closing the connection on what
+/// they still send would reset it, and a 401 or 413 would never be seen.
+pub(crate) async fn drain(State(app): State<App>, request: Request, next: Next) -> Response {
+    // Who expects a "100 Continue" has not sent a body that nobody has read.
+    if request.body().is_end_stream() || request.headers().contains_key(header::EXPECT) {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let mut rest = Shared(Arc::new(Mutex::new(body)));
+    let request = Request::from_parts(parts, Body::new(Shared(Arc::clone(&rest.0))));
+    let response = next.run(request).await;
+    let read = async {
         let mut drained = 0;
-        while let Some(Ok(frame)) = body.frame().await {
+        while let Some(Ok(frame)) = rest.frame().await {
             drained += frame.data_ref().map_or(0, Bytes::len);
-            if drained > bytes_max {
+            if drained > app.options.limits.body_bytes_max {
                 break;
             }
         }
     };
     // Whether it ended or not, the answer is the same.
-    let _ = timeout(DRAIN_TIME, drain).await;
-    MatrixError::TooLarge { bytes_max }.into()
+    let _ = timeout(DRAIN_TIME, read).await;
+    response
+}
+
+/// A body that outlives the handler that dropped it.
+struct Shared(Arc<Mutex<Body>>);
+
+impl HttpBody for Shared {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let mut body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Pin::new(&mut *body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
+    }
 }

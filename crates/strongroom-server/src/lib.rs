@@ -42,5 +42,4 @@ pub use auth::{
     HomeserverOptions, PerHost, Requester, TokensError,
 };
 pub use metrics::Metrics;
-pub use refusal::Refusal;
-pub use router::{Options, router};
+pub use router::{Options, router, service};

@@ -1,6 +1,6 @@
 //! What an operator can count.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{fmt, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -14,20 +14,29 @@ const SECONDS: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.
 /// Counters of the requests. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    requests: Family<RequestLabels, Counter<u64, AtomicU64>>,
-    seconds: Family<OperationLabels, Histogram>,
+    requests: Family<Answered, Counter<u64, AtomicU64>>,
+    seconds: Family<Operation, Histogram>,
     in_flight: Gauge,
 }
 
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct RequestLabels {
-    operation: String,
-    status: u16,
+/// What was asked, without what only the one request has: the template of its path, not the path.
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub(crate) struct Operation {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)
+    }
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct OperationLabels {
-    operation: String,
+struct Answered {
+    method: &'static str,
+    path: &'static str,
+    status: u16,
 }
 
 impl Default for Metrics {
@@ -43,7 +52,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Makes the counters known under their names.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("requests", "Requests by operation and status", self.requests.clone());
+        registry.register("requests", "Requests by method, path and status", self.requests.clone());
         registry.register(
             "request_seconds",
             "Seconds until the answer began",
@@ -57,12 +66,10 @@ impl Metrics {
         InFlight(self.in_flight.clone())
     }
 
-    pub(crate) fn end(&self, operation: &str, status: u16, time: Duration) {
-        let operation = operation.to_owned();
-        let labels = RequestLabels { operation: operation.clone(), status };
-        self.requests.get_or_create(&labels).inc();
-        let labels = OperationLabels { operation };
-        self.seconds.get_or_create(&labels).observe(time.as_secs_f64());
+    pub(crate) fn end(&self, operation: Operation, status: u16, time: Duration) {
+        let Operation { method, path } = operation;
+        self.requests.get_or_create(&Answered { method, path, status }).inc();
+        self.seconds.get_or_create(&operation).observe(time.as_secs_f64());
     }
 }
 

@@ -18,7 +18,7 @@ use axum::{
 use strongroom_protocol::UserId;
 use tracing::Instrument as _;
 
-use crate::{auth::Requester, router::App};
+use crate::{auth::Requester, metrics::Operation, router::App};
 
 /// Who asked, once that is known.
 #[derive(Clone, Debug, Default)]
@@ -41,22 +41,24 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     let span = tracing::info_span!("request", id);
     let response = next.run(request).instrument(span.clone()).await;
     let (status, time) = (response.status().as_u16(), begin.elapsed());
-    app.metrics.end(&operation, status, time);
+    app.metrics.end(operation, status, time);
     drop(in_flight);
     let user = seen.0.get().map_or("-", UserId::as_str);
     let ms = time.as_secs_f64() * 1000.0;
-    span.in_scope(|| tracing::info!(user, operation, status, ms, "answered"));
+    span.in_scope(|| tracing::info!(user, %operation, status, ms, "answered"));
     response
 }
 
-/// The method and the template of the path below `room_keys`, such as `PUT keys/{room_id}`.
-fn operation(request: &Request) -> String {
-    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let below = path.and_then(|path| path.split_once("/room_keys/")).map_or("-", |(_, path)| path);
-    // Methods are the client's to invent; as labels they would be without bound.
-    let method = match request.method().as_str() {
-        known @ ("GET" | "HEAD" | "PUT" | "POST" | "DELETE" | "OPTIONS") => known,
-        _ => "OTHER",
-    };
-    format!("{method} {below}")
+/// The paths below `room_keys`.
+const TEMPLATES: [&str; 5] =
+    ["version", "version/{version}", "keys", "keys/{room_id}", "keys/{room_id}/{session_id}"];
+
+/// Of a finite set, whatever the client makes up.
+fn operation(request: &Request) -> Operation {
+    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let below = matched.and_then(|path| path.split_once("/room_keys/")).map(|(_, path)| path);
+    let path = TEMPLATES.into_iter().find(|template| below == Some(template)).unwrap_or("-");
+    let methods = ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"];
+    let method = methods.into_iter().find(|method| request.method() == method).unwrap_or("-");
+    Operation { method, path }
 }

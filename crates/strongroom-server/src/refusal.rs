@@ -16,7 +16,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A Matrix error on its way out.
 #[derive(Clone, Debug)]
-pub struct Refusal(pub MatrixError);
+pub(crate) struct Refusal(pub(crate) MatrixError);
 
 impl From<MatrixError> for Refusal {
     fn from(error: MatrixError) -> Self {

@@ -16,7 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     auth::Authenticator,
-    body::Budget,
+    body::{Budget, drain},
     handlers::{
         create_version, current_version, delete_keys, delete_room, delete_session, delete_version,
         keys, one_version, put_keys, put_room, put_session, room, session, update_version,
@@ -66,16 +66,26 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
 }
 
-/// All operations of `/_matrix/client/{v3,r0,unstable}/room_keys`, to be served or merged into the
-/// router of another server. Whatever else is asked below these paths is `M_UNRECOGNIZED`.
+/// All operations of `/_matrix/client/{v3,r0,unstable}/room_keys`, to be merged into the router of
+/// another server. Whatever else is asked below these paths is `M_UNRECOGNIZED`.
 pub fn router(
     store: Arc<dyn Store>,
     authenticator: Arc<dyn Authenticator>,
     options: Options,
 ) -> Router {
-    let budget = Arc::new(Budget::new(options.bodies_in_flight_bytes_max));
-    let metrics = options.metrics.clone();
-    let app = App { store, authenticator, options: Arc::new(options), budget, metrics };
+    finish(endpoints(), store, authenticator, options)
+}
+
+/// The same for a server that has nothing else to answer: every other path is `M_UNRECOGNIZED` too.
+pub fn service(
+    store: Arc<dyn Store>,
+    authenticator: Arc<dyn Authenticator>,
+    options: Options,
+) -> Router {
+    finish(endpoints().fallback(unknown_endpoint), store, authenticator, options)
+}
+
+fn endpoints() -> Router<App> {
     let mut router = Router::new();
     for prefix in PREFIXES {
         let at = |path: &str| format!("/_matrix/client/{prefix}/room_keys{path}");
@@ -91,14 +101,28 @@ pub fn router(
                 &at("/keys/{room_id}/{session_id}"),
                 get(session).put(put_session).delete(delete_session),
             )
+            .route(&at(""), any(unknown_endpoint))
+            .route(&at("/"), any(unknown_endpoint))
             .route(&at("/{*unknown}"), any(unknown_endpoint));
     }
-    let observe = middleware::from_fn_with_state(app.clone(), observe);
+    router.method_not_allowed_fallback(unknown_method)
+}
+
+/// What is the same for every request, the outermost last.
+fn finish(
+    router: Router<App>,
+    store: Arc<dyn Store>,
+    authenticator: Arc<dyn Authenticator>,
+    options: Options,
+) -> Router {
+    let budget = Arc::new(Budget::new(options.bodies_in_flight_bytes_max));
+    let metrics = options.metrics.clone();
+    let app = App { store, authenticator, options: Arc::new(options), budget, metrics };
     router
-        .method_not_allowed_fallback(unknown_method)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(app.clone(), drain))
         .layer(middleware::from_fn(cross_origin))
-        .layer(observe)
+        .layer(middleware::from_fn_with_state(app.clone(), observe))
         .with_state(app)
 }
 

@@ -368,11 +368,11 @@ fn overlay(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Tabl
         let Some(option) = name.strip_prefix("STRONGROOM_") else { continue };
         let Some((path, default)) = find(&defaults, &option.to_ascii_lowercase()) else { continue };
         let bad = |text: String| ConfigError::Variable { name: name.to_owned(), text };
-        let value = match default {
-            Value::Integer(_) => Value::Integer(
-                value.parse().map_err(|_| bad("it is not a whole number".to_owned()))?,
-            ),
-            _ => Value::String(value.to_owned()),
+        let value = if default.is_integer() {
+            let number = value.parse().map_err(|_| bad("it is not a whole number".to_owned()))?;
+            Value::Integer(number)
+        } else {
+            Value::String(value.to_owned())
         };
         let mut alone = Table::new();
         match path {
@@ -394,15 +394,13 @@ fn overlay(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Tabl
 /// The section and the key of an option whose name in the environment is `section_key`.
 fn find<'a>(defaults: &'a Table, name: &str) -> Option<((Option<String>, String), &'a Value)> {
     for (key, value) in defaults {
-        match value {
-            Value::Table(section) => {
-                let inner = name.strip_prefix(key.as_str()).and_then(|rest| rest.strip_prefix('_'));
-                if let Some((inner, value)) = inner.and_then(|inner| section.get_key_value(inner)) {
-                    return Some(((Some(key.clone()), inner.clone()), value));
-                }
+        if let Some(section) = value.as_table() {
+            let inner = name.strip_prefix(key.as_str()).and_then(|rest| rest.strip_prefix('_'));
+            if let Some((inner, value)) = inner.and_then(|inner| section.get_key_value(inner)) {
+                return Some(((Some(key.clone()), inner.clone()), value));
             }
-            _ if key == name => return Some(((None, key.clone()), value)),
-            _ => {}
+        } else if key == name {
+            return Some(((None, key.clone()), value));
         }
     }
     None

@@ -98,12 +98,13 @@ pub(crate) struct ListenError {
 
 impl ListenError {
     pub(crate) fn help(&self) -> Option<&'static str> {
-        match self.source.kind() {
-            io::ErrorKind::AddrInUse => {
-                Some("another program listens there; stop it, or choose another with --listen")
-            }
-            io::ErrorKind::PermissionDenied => Some("choose a port above 1023, or another path"),
-            _ => None,
+        let kind = self.source.kind();
+        if kind == io::ErrorKind::AddrInUse {
+            Some("another program listens there; stop it, or choose another with --listen")
+        } else if kind == io::ErrorKind::PermissionDenied {
+            Some("choose a port above 1023, or another path")
+        } else {
+            None
         }
     }
 }

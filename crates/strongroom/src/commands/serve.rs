@@ -5,7 +5,7 @@ use std::{io::Write as _, path::PathBuf, sync::Arc};
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use strongroom_server::{
-    Authenticator, FixedTokens, Homeserver, HomeserverOptions, Metrics, Options, PerHost, router,
+    Authenticator, FixedTokens, Homeserver, HomeserverOptions, Metrics, Options, PerHost, service,
 };
 use strongroom_store::{Sqlite, Store};
 use tempfile::TempDir;
@@ -79,11 +79,7 @@ impl Serve {
         let metrics = Metrics::default();
         let mut registry = Registry::with_prefix("strongroom");
         metrics.register(&mut registry);
-        let router = router(Arc::clone(&store), authenticator, options(&config, metrics)).fallback(
-            async || {
-                strongroom_server::Refusal::from(strongroom_protocol::MatrixError::UnknownEndpoint)
-            },
-        );
+        let service = service(Arc::clone(&store), authenticator, options(&config, metrics));
 
         let listener = Listener::bind(&config.listen).await?;
         let url = listener.url();
@@ -111,7 +107,7 @@ impl Serve {
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-        let is_whole = listen::serve(listener, router, limits, stopped(stop), timeout).await;
+        let is_whole = listen::serve(listener, service, limits, stopped(stop), timeout).await;
         if is_whole {
             tracing::info!("stopped");
         } else {
