@@ -48,23 +48,34 @@ pub struct Place {
     session: Option<String>,
 }
 
-impl Place {
-    fn room(room: &str) -> Self {
-        Self { room: Some(shortened(room)), session: None }
+/// The same while parsing, when most keys are well and no text need be copied.
+#[derive(Clone, Copy, Default)]
+struct At<'a> {
+    room: Option<&'a str>,
+    session: Option<&'a str>,
+}
+
+impl<'a> At<'a> {
+    const fn room(room: &'a str) -> Self {
+        Self { room: Some(room), session: None }
     }
 
-    fn session(&self, session: &str) -> Self {
-        Self { room: self.room.clone(), session: Some(shortened(session)) }
+    const fn session(self, session: &'a str) -> Self {
+        Self { room: self.room, session: Some(session) }
     }
 
-    fn bad(&self, problem: impl fmt::Display) -> BodyError {
-        BodyError::BadJson { place: self.clone(), problem: problem.to_string() }
+    fn place(self) -> Place {
+        Place { room: self.room.map(shortened), session: self.session.map(shortened) }
     }
 
-    fn bad_object(&self, field: &'static str, error: &BadObject) -> BodyError {
+    fn bad(self, problem: impl fmt::Display) -> BodyError {
+        BodyError::BadJson { place: self.place(), problem: problem.to_string() }
+    }
+
+    fn bad_object(self, field: &'static str, error: &BadObject) -> BodyError {
         match *error {
             BadObject::TooLarge { bytes_max } => {
-                BodyError::TooLarge { place: self.clone(), field, bytes_max }
+                BodyError::TooLarge { place: self.place(), field, bytes_max }
             }
             BadObject::NotAnObject | BadObject::NotStrict(_) => {
                 self.bad(format_args!("{field} {error}"))
@@ -104,21 +115,21 @@ pub struct RoomKeys(BTreeMap<RoomId, BTreeMap<SessionId, RoomKey>>);
 impl RoomKeys {
     /// The body of `PUT /room_keys/keys`: all of it, or the first thing that is wrong with it.
     pub fn parse(body: &[u8], limits: &Limits) -> Result<Self, BodyError> {
-        let nowhere = Place::default();
+        let nowhere = At::default();
         let members = document(body)?;
         let mut rooms = BTreeMap::new();
-        for (room_id, room) in object(required(&members, "rooms", &nowhere)?, "rooms", &nowhere)? {
-            let place = Place::room(&room_id);
-            let room_id = uploaded_room_id(&room_id).map_err(|error| place.bad(error))?;
-            rooms.insert(room_id, parse_room(&object(room, "the room", &place)?, &place, limits)?);
+        for (room_id, room) in object(required(&members, "rooms", nowhere)?, "rooms", nowhere)? {
+            let at = At::room(&room_id);
+            let room_id = uploaded_room_id(&room_id).map_err(|error| at.bad(error))?;
+            rooms.insert(room_id, parse_room(&object(room, "the room", at)?, at, limits)?);
         }
         Ok(Self(rooms))
     }
 
     /// The body of `PUT /room_keys/keys/{roomId}`.
     pub fn parse_room(room_id: RoomId, body: &[u8], limits: &Limits) -> Result<Self, BodyError> {
-        let place = Place::room(room_id.as_str());
-        let sessions = parse_room(&document(body)?, &place, limits)?;
+        let at = At::room(room_id.as_str());
+        let sessions = parse_room(&document(body)?, at, limits)?;
         Ok(Self(BTreeMap::from([(room_id, sessions)])))
     }
 
@@ -129,8 +140,8 @@ impl RoomKeys {
         body: &[u8],
         limits: &Limits,
     ) -> Result<Self, BodyError> {
-        let place = Place::room(room_id.as_str()).session(session_id.as_str());
-        let key = parse_key(&document(body)?, &place, limits)?;
+        let at = At::room(room_id.as_str()).session(session_id.as_str());
+        let key = parse_key(&document(body)?, at, limits)?;
         Ok(Self(BTreeMap::from([(room_id, BTreeMap::from([(session_id, key)]))])))
     }
 
@@ -187,12 +198,12 @@ impl NewVersion {
     }
 
     fn from_members(members: &Members<'_>) -> Result<Self, BodyError> {
-        let nowhere = Place::default();
-        let algorithm = text(required(members, "algorithm", &nowhere)?, "algorithm")?;
+        let nowhere = At::default();
+        let algorithm = text(required(members, "algorithm", nowhere)?, "algorithm")?;
         if algorithm.len() > ID_BYTES_MAX {
             return Err(nowhere.bad("algorithm is longer than 255 bytes"));
         }
-        let auth_data = required(members, "auth_data", &nowhere)?;
+        let auth_data = required(members, "auth_data", nowhere)?;
         let auth_data = Object::parse(auth_data.get(), AUTH_DATA_BYTES_MAX)
             .map_err(|error| nowhere.bad_object("auth_data", &error))?;
         if algorithm == ALGORITHM_V1 && public_key(&auth_data).is_none() {
@@ -247,37 +258,38 @@ fn public_key(auth_data: &Object) -> Option<String> {
 
 fn parse_room(
     room: &Members<'_>,
-    place: &Place,
+    at: At<'_>,
     limits: &Limits,
 ) -> Result<BTreeMap<SessionId, RoomKey>, BodyError> {
     let mut sessions = BTreeMap::new();
-    for (id, key) in object(required(room, "sessions", place)?, "sessions", place)? {
-        let place = place.session(&id);
+    for (id, key) in object(required(room, "sessions", at)?, "sessions", at)? {
+        let at = at.session(&id);
         let session_id = SessionId::parse(&id)
-            .map_err(|error| place.bad(format_args!("the session id {error}")))?;
-        let key = parse_key(&object(key, "the key", &place)?, &place, limits)?;
+            .map_err(|error| at.bad(format_args!("the session id {error}")))?;
+        let key = parse_key(&object(key, "the key", at)?, at, limits)?;
         sessions.insert(session_id, key);
     }
     Ok(sessions)
 }
 
-fn parse_key(key: &Members<'_>, place: &Place, limits: &Limits) -> Result<RoomKey, BodyError> {
+fn parse_key(key: &Members<'_>, at: At<'_>, limits: &Limits) -> Result<RoomKey, BodyError> {
     let integer = |field| {
         // A JSON number that is a run of digits: no sign, no fraction, no exponent.
-        required(key, field, place)?.get().parse::<u32>().map_err(|_| {
-            place.bad(format_args!("{field} is not an integer from 0 to {}", u32::MAX))
-        })
+        required(key, field, at)?
+            .get()
+            .parse::<u32>()
+            .map_err(|_| at.bad(format_args!("{field} is not an integer from 0 to {}", u32::MAX)))
     };
     let first_message_index = integer("first_message_index")?;
     let forwarded_count = integer("forwarded_count")?;
-    let is_verified = match required(key, "is_verified", place)?.get() {
+    let is_verified = match required(key, "is_verified", at)?.get() {
         "true" => true,
         "false" => false,
-        _ => return Err(place.bad("is_verified is not true or false")),
+        _ => return Err(at.bad("is_verified is not true or false")),
     };
-    let session_data = required(key, "session_data", place)?;
+    let session_data = required(key, "session_data", at)?;
     let session_data = Object::parse(session_data.get(), limits.session_data_bytes_max)
-        .map_err(|error| place.bad_object("session_data", &error))?;
+        .map_err(|error| at.bad_object("session_data", &error))?;
     let rank = Rank::new(is_verified, first_message_index, forwarded_count);
     Ok(RoomKey { rank, session_data })
 }
@@ -290,15 +302,15 @@ fn document(body: &[u8]) -> Result<Members<'_>, BodyError> {
     let body = std::str::from_utf8(body).map_err(|error| BodyError::NotJson(error.to_string()))?;
     members(body).map_err(|error| {
         if json::is_json(body) {
-            Place::default().bad(format_args!("the body is not acceptable: {error}"))
+            At::default().bad(format_args!("the body is not acceptable: {error}"))
         } else {
             BodyError::NotJson(error.to_string())
         }
     })
 }
 
-fn object<'a>(raw: &'a RawValue, what: &str, place: &Place) -> Result<Members<'a>, BodyError> {
-    members(raw.get()).map_err(|error| place.bad(format_args!("{what} is not acceptable: {error}")))
+fn object<'a>(raw: &'a RawValue, what: &str, at: At<'_>) -> Result<Members<'a>, BodyError> {
+    members(raw.get()).map_err(|error| at.bad(format_args!("{what} is not acceptable: {error}")))
 }
 
 fn members(text: &str) -> Result<Members<'_>, serde_json::Error> {
@@ -328,18 +340,14 @@ fn members(text: &str) -> Result<Members<'_>, serde_json::Error> {
     Ok(members)
 }
 
-fn required<'a>(
-    members: &Members<'a>,
-    field: &str,
-    place: &Place,
-) -> Result<&'a RawValue, BodyError> {
+fn required<'a>(members: &Members<'a>, field: &str, at: At<'_>) -> Result<&'a RawValue, BodyError> {
     let found = members.get(field).copied();
-    found.ok_or_else(|| place.bad(format_args!("{field} is missing")))
+    found.ok_or_else(|| at.bad(format_args!("{field} is missing")))
 }
 
 fn text(raw: &RawValue, field: &str) -> Result<String, BodyError> {
     serde_json::from_str(raw.get())
-        .map_err(|_| Place::default().bad(format_args!("{field} is not a string")))
+        .map_err(|_| At::default().bad(format_args!("{field} is not a string")))
 }
 
 #[cfg(test)]

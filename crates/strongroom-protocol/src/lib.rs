@@ -28,10 +28,10 @@ mod limits;
 mod rank;
 mod render;
 
-pub use body::{ALGORITHM_V1, BodyError, NewVersion, RoomKey, RoomKeys, VersionUpdate};
+pub use body::{ALGORITHM_V1, BodyError, NewVersion, Place, RoomKey, RoomKeys, VersionUpdate};
 pub use error::MatrixError;
-pub use ids::{BadId, DeviceId, Etag, RoomId, SessionId, UserId, Version};
-pub use json::Object;
+pub use ids::{BadId, DeviceId, Etag, NotAVersion, RoomId, SessionId, UserId, Version};
+pub use json::{BadObject, Object};
 pub use limits::{AUTH_DATA_BYTES_MAX, ID_BYTES_MAX, Limits, OBJECT_DEPTH_MAX};
 pub use rank::Rank;
 pub use render::{KeyRef, KeysShape, KeysWriter, StoredAnswer, VersionAnswer, write_key};
