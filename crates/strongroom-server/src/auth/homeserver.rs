@@ -26,6 +26,10 @@ const REFUSALS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// When a client may try again after the homeserver could not be asked.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// How long a connection to the homeserver is kept for the next question; shorter than homeservers
+/// keep it themselves, so that it is seldom closed just when it is used.
+const IDLE_CONNECTION: Duration = Duration::from_secs(5);
+
 /// How a homeserver is asked.
 #[derive(Clone, Debug)]
 pub struct HomeserverOptions {
@@ -138,6 +142,7 @@ impl Homeserver {
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             .timeout(options.timeout)
+            .pool_idle_timeout(IDLE_CONNECTION)
             .user_agent(concat!("strongroom/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self {
@@ -193,9 +198,15 @@ impl Homeserver {
                 url.query_pairs_mut().append_pair(name, value);
             }
         }
-        let question = self.client.get(url).bearer_auth(credentials.token.expose());
+        let question =
+            || self.client.get(url.clone()).bearer_auth(credentials.token.expose()).send();
+        let response = match question().await {
+            // The connection was closed under it, or the homeserver is just starting again.
+            Err(error) if !error.is_timeout() => question().await,
+            other => other,
+        };
         // The URL may name a user, so it stays out of the log.
-        let response = question.send().await.map_err(reqwest::Error::without_url)?;
+        let response = response.map_err(reqwest::Error::without_url)?;
         let status = response.status().as_u16();
         match status {
             200 => self.accept(&read(response).await?),
