@@ -1,0 +1,41 @@
+//! `cargo xtask lint`: everything that can be judged without running it.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::{
+    arrows, licences,
+    metadata::metadata,
+    step::{cargo, command, run, step},
+};
+
+const WASM: &str = "wasm32-unknown-unknown";
+
+pub(crate) fn lint() -> Result<()> {
+    step("formatting", || run(cargo().args(["fmt", "--all", "--check"])))?;
+    step("clippy", || {
+        run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    })?;
+    step("rustdoc", || {
+        let mut doc = cargo();
+        run(doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    let metadata = step("cargo metadata", metadata)?;
+    step("crate arrows", || arrows::check(&metadata))?;
+    step("licences", || licences::check(&metadata))?;
+    step("protocol for wasm32", protocol_for_wasm)
+}
+
+/// The protocol does no I/O; what builds for wasm32 cannot have much of it.
+fn protocol_for_wasm() -> Result<()> {
+    let mut rustc = command("rustc");
+    rustc.args(["--print", "target-libdir", "--target", WASM]);
+    let output = rustc.output().context("cannot run rustc")?;
+    let libraries = String::from_utf8_lossy(&output.stdout);
+    if !Path::new(libraries.trim()).is_dir() {
+        eprintln!("not checked: `rustup target add {WASM}` installs what it needs");
+        return Ok(());
+    }
+    run(cargo().args(["build", "--package", "strongroom-protocol", "--target", WASM]))
+}
