@@ -116,7 +116,7 @@ impl RoomKeys {
     /// The body of `PUT /room_keys/keys`: all of it, or the first thing that is wrong with it.
     pub fn parse(body: &[u8], limits: &Limits) -> Result<Self, BodyError> {
         let nowhere = At::default();
-        let members = document(body)?;
+        let members = document(body, nowhere)?;
         let mut rooms = BTreeMap::new();
         for (room_id, room) in object(required(&members, "rooms", nowhere)?, "rooms", nowhere)? {
             let at = At::room(&room_id);
@@ -129,7 +129,7 @@ impl RoomKeys {
     /// The body of `PUT /room_keys/keys/{roomId}`.
     pub fn parse_room(room_id: RoomId, body: &[u8], limits: &Limits) -> Result<Self, BodyError> {
         let at = At::room(room_id.as_str());
-        let sessions = parse_room(&document(body)?, at, limits)?;
+        let sessions = parse_room(&document(body, at)?, at, limits)?;
         Ok(Self(BTreeMap::from([(room_id, sessions)])))
     }
 
@@ -141,7 +141,7 @@ impl RoomKeys {
         limits: &Limits,
     ) -> Result<Self, BodyError> {
         let at = At::room(room_id.as_str()).session(session_id.as_str());
-        let key = parse_key(&document(body)?, at, limits)?;
+        let key = parse_key(&document(body, at)?, at, limits)?;
         Ok(Self(BTreeMap::from([(room_id, BTreeMap::from([(session_id, key)]))])))
     }
 
@@ -194,7 +194,7 @@ impl NewVersion {
     /// Parses the body. A backup of the specification's algorithm without a public key could be
     /// neither read by typed clients nor written to, so it is refused.
     pub fn parse(body: &[u8]) -> Result<Self, BodyError> {
-        Self::from_members(&document(body)?)
+        Self::from_members(&document(body, At::default())?)
     }
 
     fn from_members(members: &Members<'_>) -> Result<Self, BodyError> {
@@ -225,7 +225,7 @@ pub struct VersionUpdate {
 impl VersionUpdate {
     /// Parses the body; other members, such as `count` and `etag` from some clients, are ignored.
     pub fn parse(body: &[u8]) -> Result<Self, BodyError> {
-        let members = document(body)?;
+        let members = document(body, At::default())?;
         let version = members.get("version").map(|raw| text(raw, "version")).transpose()?;
         Ok(Self { replacement: NewVersion::from_members(&members)?, version })
     }
@@ -298,11 +298,11 @@ fn parse_key(key: &Members<'_>, at: At<'_>, limits: &Limits) -> Result<RoomKey, 
 /// would be lost without a word.
 type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
-fn document(body: &[u8]) -> Result<Members<'_>, BodyError> {
+fn document<'a>(body: &'a [u8], at: At<'_>) -> Result<Members<'a>, BodyError> {
     let body = std::str::from_utf8(body).map_err(|error| BodyError::NotJson(error.to_string()))?;
     members(body).map_err(|error| {
         if json::is_json(body) {
-            At::default().bad(format_args!("the body is not acceptable: {error}"))
+            at.bad(format_args!("the body is not acceptable: {error}"))
         } else {
             BodyError::NotJson(error.to_string())
         }

@@ -84,14 +84,16 @@ pub trait Authenticator: Send + Sync + 'static {
     async fn requester(&self, credentials: &Credentials) -> Result<Requester, MatrixError>;
 }
 
-/// Several homeservers behind one address, told apart by the `Host` of a request: its case and its
-/// port do not matter, anything else does.
+/// Several homeservers behind one address, told apart by the `Host` of a request.
+///
+/// Its case does not matter, and its port only where the list has the same host with a port: some
+/// proxies hand the port on and some do not.
 pub struct PerHost(HashMap<String, Arc<dyn Authenticator>>);
 
 impl PerHost {
     /// Takes pairs of a host and who knows its users.
     pub fn new(hosts: impl IntoIterator<Item = (String, Arc<dyn Authenticator>)>) -> Self {
-        Self(hosts.into_iter().map(|(host, auth)| (host_name(&host), auth)).collect())
+        Self(hosts.into_iter().map(|(host, auth)| (host.to_ascii_lowercase(), auth)).collect())
     }
 }
 
@@ -104,18 +106,18 @@ impl fmt::Debug for PerHost {
 #[async_trait]
 impl Authenticator for PerHost {
     async fn requester(&self, credentials: &Credentials) -> Result<Requester, MatrixError> {
-        let host = host_name(credentials.host.as_deref().unwrap_or_default());
-        self.0.get(&host).ok_or(MatrixError::Misdirected)?.requester(credentials).await
+        let host = credentials.host.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let known = self.0.get(&host).or_else(|| self.0.get(without_port(&host)));
+        known.ok_or(MatrixError::Misdirected)?.requester(credentials).await
     }
 }
 
-/// A host in lower case, without its port.
-fn host_name(host: &str) -> String {
-    let port_at = host.rfind(':').filter(|at| {
-        let port = host.get(at + 1..).unwrap_or_default();
-        port.bytes().all(|byte| byte.is_ascii_digit())
-    });
-    host.get(..port_at.unwrap_or(host.len())).unwrap_or_default().to_ascii_lowercase()
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        // None, or the end of an IPv6 address in brackets.
+        Some(_) | None => host,
+    }
 }
 
 #[cfg(test)]
@@ -123,16 +125,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_has_no_case_and_no_port() {
+    fn a_port_is_digits_behind_the_last_colon() {
         for (host, name) in [
-            ("Matrix.Example.ORG:8448", "matrix.example.org"),
+            ("matrix.example.org:8448", "matrix.example.org"),
             ("matrix.example.org", "matrix.example.org"),
-            ("127.0.0.1:80", "127.0.0.1"),
             ("[::1]:8448", "[::1]"),
             ("[::1]", "[::1]"),
             ("", ""),
         ] {
-            assert_eq!(host_name(host), name);
+            assert_eq!(without_port(host), name);
         }
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use async_trait::async_trait;
 use reqwest::{Client, Response, Url, header, redirect};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use strongroom_protocol::{DeviceId, MatrixError, Object, UserId};
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -174,13 +175,16 @@ impl Homeserver {
         });
         match &answer {
             Ok(requester) => self.accepted.insert(key, requester.clone()),
-            Err(error) => {
-                self.accepted.forget(&key);
-                // Nothing else is certain to be said again.
-                if error.status() == 401 {
+            Err(error) => match error.status() {
+                401 => {
+                    self.accepted.forget(&key);
                     self.refused.insert(key, error.clone());
                 }
-            }
+                // A guest, or an account that is locked, which may be unlocked any moment.
+                403 => self.accepted.forget(&key),
+                // Says nothing about the token.
+                _ => {}
+            },
         }
         answer
     }
@@ -311,7 +315,16 @@ async fn refuse(status: u16, response: Response) -> Result<MatrixError, NoAnswer
     }
     let retry_after =
         seconds.map(Duration::from_secs).or(retry_after_ms.map(Duration::from_millis));
-    Ok(MatrixError::Homeserver { status, body, retry_after })
+    if status != 429 {
+        return Ok(MatrixError::Homeserver { status, body, retry_after });
+    }
+    // Some clients read the header and some the body, so both say it.
+    let retry_after = retry_after.unwrap_or(RETRY_AFTER);
+    let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+    let Ok(mut told) = serde_json::from_str::<Map<_, _>>(&body) else { return Err(form) };
+    told.insert("retry_after_ms".to_owned(), ms.into());
+    let body = Value::Object(told).to_string();
+    Ok(MatrixError::Homeserver { status, body, retry_after: Some(retry_after) })
 }
 
 async fn read(mut response: Response) -> Result<Vec<u8>, NoAnswer> {
