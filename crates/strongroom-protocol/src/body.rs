@@ -326,9 +326,14 @@ fn members(text: &str) -> Result<Members<'_>, serde_json::Error> {
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
             let mut members = Members::new();
             while let Some(key) = map.next_key_seed(json::Text)? {
-                if members.insert(key, map.next_value()?).is_some() {
-                    return Err(A::Error::custom("one key stands twice in it"));
+                let value = map.next_value()?;
+                if members.contains_key(&key) {
+                    return Err(A::Error::custom(format_args!(
+                        "{:?} stands twice",
+                        shortened(&key)
+                    )));
                 }
+                members.insert(key, value);
             }
             Ok(members)
         }

@@ -10,7 +10,7 @@ use std::{
 use axum::{
     body::{Body, HttpBody},
     extract::{FromRequest, Request, State},
-    http::header,
+    http::{StatusCode, header},
     middleware::Next,
     response::Response,
 };
@@ -28,6 +28,8 @@ use crate::{refusal::Refusal, router::App};
 
 /// Bodies in flight are accounted for in pieces of this size.
 const PIECE_BYTES: usize = 4 * 1024;
+/// Smaller bodies are not accounted for: a single key need not wait for the uploads of others.
+const UNCOUNTED_BYTES_MAX: usize = 16 * 1024;
 /// A larger body is parsed away from the threads that serve everybody.
 const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
 /// How long the rest of a refused body is read.
@@ -82,7 +84,10 @@ impl FromRequest<App> for Received {
             return Err(MatrixError::TooLarge { bytes_max }.into());
         }
         let deadline = Instant::now() + app.options.body_timeout;
-        let (mut bytes, mut permit) = (Vec::new(), None::<OwnedSemaphorePermit>);
+        // All at once where the length is known: bodies that each held a part and waited for more
+        // would wait for each other.
+        let (mut bytes, mut permit) = (Vec::new(), None);
+        reserve(app, &mut permit, announced.unwrap_or(0)).await?;
         loop {
             let next = timeout(app.options.body_idle_timeout, body.frame());
             let frame = match timeout_at(deadline, next).await {
@@ -104,18 +109,21 @@ impl FromRequest<App> for Received {
     }
 }
 
-/// Takes what `length` bytes need from the budget. Bodies that arrive at once may each hold a part
-/// and want more, so nobody waits for ever.
+/// Takes what is still missing for `length` bytes from the budget, or waits for it, not for ever.
 async fn reserve(
     app: &App,
     permit: &mut Option<OwnedSemaphorePermit>,
     length: usize,
 ) -> Result<(), Refusal> {
+    if length <= UNCOUNTED_BYTES_MAX {
+        return Ok(());
+    }
     let held = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-    let more = u32::try_from(length.div_ceil(PIECE_BYTES) - held).unwrap_or(u32::MAX);
+    let more = length.div_ceil(PIECE_BYTES).saturating_sub(held);
     if more == 0 {
         return Ok(());
     }
+    let more = u32::try_from(more).unwrap_or(u32::MAX);
     let wait = app.options.body_idle_timeout;
     let got = timeout(wait, Arc::clone(&app.budget.0).acquire_many_owned(more)).await;
     let Ok(Ok(got)) = got else {
@@ -133,14 +141,21 @@ async fn reserve(
 /// Clients and proxies write a request before they read the answer. Closing the connection on what
 /// they still send would reset it, and a 401 or 413 would never be seen.
 pub(crate) async fn drain(State(app): State<App>, request: Request, next: Next) -> Response {
-    // Who expects a "100 Continue" has not sent a body that nobody has read.
-    if request.body().is_end_stream() || request.headers().contains_key(header::EXPECT) {
+    if request.body().is_end_stream() {
         return next.run(request).await;
     }
+    // Who expects a "100 Continue" has not sent a body that nobody has begun to read.
+    let is_expected = request.headers().contains_key(header::EXPECT);
     let (parts, body) = request.into_parts();
-    let mut rest = Shared(Arc::new(Mutex::new(body)));
-    let request = Request::from_parts(parts, Body::new(Shared(Arc::clone(&rest.0))));
+    let rest = Arc::new(Mutex::new(Rest { body, is_begun: !is_expected }));
+    let request = Request::from_parts(parts, Body::new(Shared(Arc::clone(&rest))));
     let response = next.run(request).await;
+    let is_begun = rest.lock().unwrap_or_else(PoisonError::into_inner).is_begun;
+    // Of a body that stands still nothing more is waited for.
+    if !is_begun || response.status() == StatusCode::REQUEST_TIMEOUT {
+        return response;
+    }
+    let mut rest = Shared(rest);
     let read = async {
         let mut drained = 0;
         while let Some(Ok(frame)) = rest.frame().await {
@@ -155,8 +170,13 @@ pub(crate) async fn drain(State(app): State<App>, request: Request, next: Next) 
     response
 }
 
+struct Rest {
+    body: Body,
+    is_begun: bool,
+}
+
 /// A body that outlives the handler that dropped it.
-struct Shared(Arc<Mutex<Body>>);
+struct Shared(Arc<Mutex<Rest>>);
 
 impl HttpBody for Shared {
     type Data = Bytes;
@@ -166,11 +186,12 @@ impl HttpBody for Shared {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let mut body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Pin::new(&mut *body).poll_frame(cx)
+        let mut rest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rest.is_begun = true;
+        Pin::new(&mut rest.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).body.is_end_stream()
     }
 }

@@ -18,7 +18,11 @@ use axum::{
 use strongroom_protocol::UserId;
 use tracing::Instrument as _;
 
-use crate::{auth::Requester, metrics::Operation, router::App};
+use crate::{
+    auth::Requester,
+    metrics::{InFlight, Metrics, Operation},
+    router::App,
+};
 
 /// Who asked, once that is known.
 #[derive(Clone, Debug, Default)]
@@ -35,18 +39,46 @@ impl Seen {
 pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     static REQUESTS: AtomicU64 = AtomicU64::new(1);
     let id = REQUESTS.fetch_add(1, Ordering::Relaxed);
-    let (begin, in_flight, seen) = (Instant::now(), app.metrics.begin(), Seen::default());
-    let operation = operation(&request);
-    request.extensions_mut().insert(seen.clone());
-    let span = tracing::info_span!("request", id);
-    let response = next.run(request).instrument(span.clone()).await;
-    let (status, time) = (response.status().as_u16(), begin.elapsed());
-    app.metrics.end(operation, status, time);
-    drop(in_flight);
-    let user = seen.0.get().map_or("-", UserId::as_str);
-    let ms = time.as_secs_f64() * 1000.0;
-    span.in_scope(|| tracing::info!(user, %operation, status, ms, "answered"));
+    let mut record = Record {
+        operation: operation(&request),
+        begin: Instant::now(),
+        seen: Seen::default(),
+        span: tracing::info_span!("request", id),
+        _in_flight: app.metrics.begin(),
+        metrics: app.metrics,
+        status: None,
+    };
+    request.extensions_mut().insert(record.seen.clone());
+    let response = next.run(request).instrument(record.span.clone()).await;
+    record.status = Some(response.status().as_u16());
     response
+}
+
+/// Written down when it is dropped, which a client that hangs up brings about as well.
+struct Record {
+    operation: Operation,
+    begin: Instant,
+    seen: Seen,
+    span: tracing::Span,
+    _in_flight: InFlight,
+    metrics: Metrics,
+    status: Option<u16>,
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let (operation, time) = (self.operation, self.begin.elapsed());
+        let user = self.seen.0.get().map_or("-", UserId::as_str);
+        let ms = time.as_micros() as f64 / 1000.0;
+        let _entered = self.span.enter();
+        match self.status {
+            Some(status) => {
+                self.metrics.end(operation, status, time);
+                tracing::info!(user, %operation, status, ms, "answered");
+            }
+            None => tracing::info!(user, %operation, ms, "the client hung up before the answer"),
+        }
+    }
 }
 
 /// The paths below `room_keys`.

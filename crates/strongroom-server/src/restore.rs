@@ -12,13 +12,14 @@ use futures_util::stream;
 use strongroom_protocol::{KeysShape, KeysWriter, RoomId};
 use strongroom_store::{KeySet, Page, PageSize, Position, Result, Store};
 use tokio::sync::mpsc;
+use tracing::Instrument as _;
 
 use crate::refusal::json;
 
 /// Small, so that the first byte is there at once and a small backup is one piece.
 const FIRST_PAGE: PageSize = PageSize { keys_max: 64, bytes_max: 64 * 1024 };
 /// Large enough that the look-up of where a page begins costs nothing beside it.
-const PAGE: PageSize = PageSize { keys_max: 1024, bytes_max: 256 * 1024 };
+const PAGE: PageSize = PageSize { keys_max: 1024, bytes_max: 128 * 1024 };
 
 /// Answers with the keys of a set, all or those of one room.
 ///
@@ -38,19 +39,40 @@ pub(crate) async fn restore(
     if pages.is_done() {
         return Ok(json(StatusCode::OK, first));
     }
-    let mut response = json(StatusCode::OK, Body::from_stream(stream(first, pages)));
+    let mut response = json(StatusCode::OK, Body::from_stream(stream(first, pages, length)));
     if let Some(length) = length.and_then(|length| HeaderValue::try_from(length.to_string()).ok()) {
         response.headers_mut().insert(header::CONTENT_LENGTH, length);
     }
     Ok(response)
 }
 
-/// The pages as they go out: one is read while the one before is sent.
-fn stream(first: Bytes, mut pages: Pages) -> impl stream::Stream<Item = Result<Bytes>> {
+/// Why a restore ends before its end.
+#[derive(Debug, thiserror::Error)]
+enum Cut {
+    #[error("the store failed")]
+    Store(#[from] strongroom_store::Error),
+    #[error("keys were added since the length was announced")]
+    Grown,
+}
+
+/// The pages as they go out: one is read while the one before is sent. Never more than `length`
+/// bytes, which would be cut off at that length and look whole.
+fn stream(
+    first: Bytes,
+    mut pages: Pages,
+    length: Option<usize>,
+) -> impl stream::Stream<Item = std::result::Result<Bytes, Cut>> {
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let mut next = Ok(Some(first));
+    let produce = async move {
+        let (mut left, mut next) = (length, Ok(Some(first)));
         while let Some(piece) = next.transpose() {
+            let piece = piece.map_err(Cut::Store).and_then(|piece| match &mut left {
+                Some(left) => {
+                    *left = left.checked_sub(piece.len()).ok_or(Cut::Grown)?;
+                    Ok(piece)
+                }
+                None => Ok(piece),
+            });
             if let Err(error) = &piece {
                 tracing::error!(error = error as &dyn std::error::Error, "a restore was cut off");
             }
@@ -61,7 +83,8 @@ fn stream(first: Bytes, mut pages: Pages) -> impl stream::Stream<Item = Result<B
             }
             next = pages.next().await;
         }
-    });
+    };
+    tokio::spawn(produce.instrument(tracing::Span::current()));
     stream::unfold(receiver, |mut receiver| async {
         let piece = receiver.recv().await?;
         Some((piece, receiver))

@@ -120,6 +120,7 @@ fn finish(
     let app = App { store, authenticator, options: Arc::new(options), budget, metrics };
     router
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(well_formed_path))
         .layer(middleware::from_fn_with_state(app.clone(), drain))
         .layer(middleware::from_fn(cross_origin))
         .layer(middleware::from_fn_with_state(app.clone(), observe))
@@ -132,6 +133,25 @@ async fn unknown_endpoint() -> Refusal {
 
 async fn unknown_method() -> Refusal {
     MatrixError::UnknownMethod.into()
+}
+
+/// Refuses paths that the routes would take for what they are not: between two slashes there is
+/// neither a room nor a session, and a `%` that escapes nothing would be taken literally.
+async fn well_formed_path(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let is_escape = |after: &str| {
+        let mut digits = after.bytes();
+        let mut is_digit = || digits.next().is_some_and(|digit| digit.is_ascii_hexdigit());
+        is_digit() && is_digit()
+    };
+    if path.contains("//") {
+        Refusal(MatrixError::UnknownEndpoint).into_response()
+    } else if !path.split('%').skip(1).all(is_escape) {
+        let problem = "The path has a '%' that escapes nothing".to_owned();
+        Refusal(MatrixError::InvalidParam(problem)).into_response()
+    } else {
+        next.run(request).await
+    }
 }
 
 /// A defect costs the request in which it shows. What panicked has been logged by the panic hook.

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use self::whoami::{Session, State};
-use crate::{SECRET, User, port::reserved_port, until};
+use crate::{SECRET, User, port::Port, until};
 
 /// What the homeserver answers to `whoami` in place of the truth.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ pub enum Fault {
 #[derive(Debug)]
 pub struct Homeserver {
     server_name: String,
-    port: u16,
+    port: Port,
     state: Arc<Mutex<State>>,
     runtime: Option<Runtime>,
 }
@@ -72,7 +72,7 @@ impl Homeserver {
             fault: Fault::None,
         }));
         let server_name = server_name.to_owned();
-        let mut homeserver = Self { server_name, port: reserved_port(), state, runtime: None };
+        let mut homeserver = Self { server_name, port: Port::reserve(), state, runtime: None };
         homeserver.restart().await;
         homeserver
     }
@@ -83,7 +83,7 @@ impl Homeserver {
             runtime.shutdown_background();
         }
         until("connections to be refused", async || {
-            TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.err()
+            TcpStream::connect((Ipv4Addr::LOCALHOST, self.port.number())).await.err()
         })
         .await;
     }
@@ -93,7 +93,8 @@ impl Homeserver {
         if self.runtime.is_some() {
             self.stop().await;
         }
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).expect("reserved");
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, self.port.number())).expect("reserved");
         listener.set_nonblocking(true).expect("a plain socket");
         let app = Router::new()
             .route("/_matrix/client/v3/account/whoami", routing::get(whoami::whoami))
@@ -111,7 +112,7 @@ impl Homeserver {
 
     /// Its base URL, without a slash at the end.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.port.number())
     }
 
     /// The part of its users' ids behind the colon.

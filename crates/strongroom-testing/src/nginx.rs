@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::{
     Answer, Process, User,
     answer::{ask, new_client},
-    port::reserved_port,
+    port::Port,
 };
 
 /// The addresses in our documentation.
@@ -20,7 +20,7 @@ const HOMESERVER: &str = "127.0.0.1:8008";
 /// A running nginx.
 #[derive(Debug)]
 pub struct Nginx {
-    port: u16,
+    port: Port,
     client: Client,
     process: Process,
     /// Deleted with it.
@@ -41,8 +41,8 @@ impl Nginx {
         let locations = locations.replace(STRONGROOM, strongroom).replace(HOMESERVER, homeserver);
 
         let directory = TempDir::new().expect("a temporary directory");
-        let (port, path) = (reserved_port(), directory.path());
-        let configuration = configuration(path, port, &locations, homeserver);
+        let (port, path) = (Port::reserve(), directory.path());
+        let configuration = configuration(path, port.number(), &locations, homeserver);
         let file = path.join("nginx.conf");
         fs::write(&file, configuration).expect("the directory is ours");
 
@@ -51,14 +51,15 @@ impl Nginx {
         let mut command = Command::new(nginx);
         command.arg("-p").arg(path).arg("-c").arg(file);
         let mut process = Process::spawn("nginx", &mut command);
-        let accepts = async |_: &str| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok();
+        let accepts =
+            async |_: &str| TcpStream::connect((Ipv4Addr::LOCALHOST, port.number())).await.ok();
         process.until("the first connection", accepts).await;
         Self { port, client: new_client(), process, _directory: directory }
     }
 
     /// Its base URL, without a slash at the end.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.port.number())
     }
 
     /// Asks through it in the name of `user`; `path` begins at the root.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::{
     Answer, Process, User,
     answer::{Call, ask, new_client},
-    port::reserved_port,
+    port::Port,
 };
 
 const SERVER_NAME: &str = "example.org";
@@ -22,7 +22,7 @@ const REGISTRATION_SECRET: &str = "registration";
 /// A running Synapse, with a database of its own, which is deleted when this is dropped.
 #[derive(Debug)]
 pub struct Synapse {
-    port: u16,
+    port: Port,
     client: Client,
     process: Process,
     /// Deleted with it.
@@ -38,14 +38,14 @@ impl Synapse {
     pub async fn start() -> Self {
         let python = env::var_os("STRONGROOM_TEST_PYTHON")
             .expect("STRONGROOM_TEST_PYTHON is not set: run the tests with `cargo xtask test`");
-        let (directory, port) = (TempDir::new().expect("a temporary directory"), reserved_port());
-        write_configuration(&directory, port);
+        let (directory, port) = (TempDir::new().expect("a temporary directory"), Port::reserve());
+        write_configuration(&directory, port.number());
         let mut command = Command::new(python);
         command.args(["-m", "synapse.app.homeserver", "--config-path", "homeserver.yaml"]);
         let mut process = Process::spawn("Synapse", command.current_dir(&directory));
 
         let client = new_client();
-        let url = format!("http://127.0.0.1:{port}/_matrix/client/versions");
+        let url = format!("http://127.0.0.1:{}/_matrix/client/versions", port.number());
         let answers = async |_: &str| client.get(&url).send().await.ok();
         process.until("the first answer", answers).await;
         Self { port, client, process, _directory: directory }
@@ -53,7 +53,7 @@ impl Synapse {
 
     /// Its base URL, without a slash at the end.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.port.number())
     }
 
     /// The part of its users' ids behind the colon.

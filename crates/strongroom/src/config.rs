@@ -1,6 +1,7 @@
 //! What can be set: a TOML file, over it the environment, over that the flags.
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
     fs,
     num::{NonZeroU32, NonZeroUsize},
@@ -242,8 +243,10 @@ pub(crate) enum ConfigError {
     SeveralHomeservers,
     #[error("several homeservers are told apart by their hosts, and {server_name} has none")]
     NoHosts { server_name: String },
-    #[error("the host {host} stands with two homeservers")]
-    HostTwice { host: String },
+    #[error("{what} stands with two homeservers")]
+    Twice { what: String },
+    #[error("bodies_in_flight_bytes_max is less than body_bytes_max")]
+    BudgetBelowBody,
 }
 
 impl ConfigError {
@@ -266,18 +269,29 @@ impl ConfigError {
             Self::NoHosts { .. } => {
                 Some("add hosts = [\"matrix.example.org\"]: the Host that the proxy hands on")
             }
-            Self::HostTwice { .. } => None,
+            Self::Twice { .. } => None,
+            Self::BudgetBelowBody => Some("a body of the allowed size would never be taken"),
         }
     }
 }
 
 /// What flags (and their environment variables) say in place of the file.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Overrides {
+    /// Where to listen [default: 127.0.0.1:8018]
+    #[arg(long, env = "STRONGROOM_LISTEN", value_name = "ADDR|unix:PATH")]
     pub(crate) listen: Option<Address>,
+    /// The directory to keep the data in
+    #[arg(long, env = "STRONGROOM_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// The homeserver to ask whom an access token belongs to, such as http://127.0.0.1:8008
+    #[arg(long, env = "STRONGROOM_HOMESERVER", value_name = "URL")]
     pub(crate) homeserver: Option<String>,
+    /// What follows the colon in the ids of its users
+    #[arg(long, env = "STRONGROOM_SERVER_NAME", value_name = "NAME")]
     pub(crate) server_name: Option<String>,
+    /// A file with lines of `TOKEN @user:server`, in place of a homeserver
+    #[arg(long, env = "STRONGROOM_TOKENS", value_name = "FILE")]
     pub(crate) tokens: Option<PathBuf>,
 }
 
@@ -347,14 +361,22 @@ impl Config {
         {
             return Err(ConfigError::NoHosts { server_name: without.server_name.clone() });
         }
-        let mut hosts: Vec<_> = homeservers().flat_map(|homeserver| &homeserver.hosts).collect();
-        hosts.sort();
-        match hosts.windows(2).find_map(|pair| (pair.first() == pair.last()).then(|| pair.first()))
-        {
-            Some(Some(host)) => Err(ConfigError::HostTwice { host: (*host).clone() }),
-            Some(None) | None => Ok(()),
+        // Users of one name would share their backups, and requests to one host could mean either.
+        let names = homeservers().map(|homeserver| &homeserver.server_name);
+        let hosts = homeservers().flat_map(|homeserver| &homeserver.hosts);
+        if let Some(what) = first_twice(names).or_else(|| first_twice(hosts)) {
+            return Err(ConfigError::Twice { what: what.clone() });
         }
+        if self.limits.bodies_in_flight_bytes_max < self.limits.body_bytes_max {
+            return Err(ConfigError::BudgetBelowBody);
+        }
+        Ok(())
     }
+}
+
+fn first_twice<'a>(mut texts: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    let mut seen = HashSet::new();
+    texts.find(|text| !seen.insert(text.to_ascii_lowercase()))
 }
 
 /// The options that variables set, as a table like the file's. Other variables that begin with
@@ -431,26 +453,27 @@ mod tests {
     #[test]
     fn the_example_shows_every_option_with_its_default() {
         let example: Config = toml::from_str(EXAMPLE).unwrap();
-        let mut expected = Config::default();
         // What has no default is shown as most would set it.
-        expected.data = Some("/var/lib/strongroom".into());
-        expected.homeserver = example.homeserver.clone();
+        let expected = Config {
+            data: Some("/var/lib/strongroom".into()),
+            homeserver: example.homeserver.clone(),
+            ..Config::default()
+        };
         assert_eq!(example, expected);
         example.check().unwrap();
         let mentioned = |key: &str| {
             EXAMPLE.lines().any(|line| line.trim_start_matches('#').trim().starts_with(key))
         };
-        for (key, value) in
-            Table::try_from(Config { tokens: Some("x".into()), ..expected }).unwrap()
-        {
-            match value {
-                Value::Table(section) => {
-                    for key in section.keys() {
-                        assert!(mentioned(&format!("{key} = ")), "{key} is missing");
-                    }
+        let all = Config { tokens: Some("x".into()), ..expected };
+        for (key, value) in Table::try_from(all).unwrap() {
+            if let Some(section) = value.as_table() {
+                for key in section.keys() {
+                    assert!(mentioned(&format!("{key} = ")), "{key} is missing");
                 }
-                Value::Array(_) => assert!(mentioned(&format!("[[{key}]]")), "{key} is missing"),
-                _ => assert!(mentioned(&format!("{key} = ")), "{key} is missing"),
+            } else if value.is_array() {
+                assert!(mentioned(&format!("[[{key}]]")), "{key} is missing");
+            } else {
+                assert!(mentioned(&format!("{key} = ")), "{key} is missing");
             }
         }
         assert!(mentioned("hosts = "));
@@ -522,6 +545,6 @@ mod tests {
         let without = check("[\"m.a\"]", "[]");
         assert!(matches!(without, Err(ConfigError::NoHosts { .. })), "{without:?}");
         let twice = check("[\"m.a\"]", "[\"m.b\", \"m.a\"]");
-        assert!(matches!(twice, Err(ConfigError::HostTwice { .. })), "{twice:?}");
+        assert!(matches!(twice, Err(ConfigError::Twice { .. })), "{twice:?}");
     }
 }

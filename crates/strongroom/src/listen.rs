@@ -100,7 +100,14 @@ impl ListenError {
     pub(crate) fn help(&self) -> Option<&'static str> {
         let kind = self.source.kind();
         if kind == io::ErrorKind::AddrInUse {
-            Some("another program listens there; stop it, or choose another with --listen")
+            Some(match self.address {
+                Address::Tcp(_) => {
+                    "another program listens there; stop it, or choose another with --listen"
+                }
+                Address::Unix(_) => {
+                    "another program listens there, or a file is in its place; choose another path"
+                }
+            })
         } else if kind == io::ErrorKind::PermissionDenied {
             Some("choose a port above 1023, or another path")
         } else {
@@ -159,8 +166,11 @@ impl Drop for Listener {
 /// Takes over a socket that nobody listens on any more, and no other file.
 async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
     let is_socket = std::fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_socket());
-    if is_socket && UnixStream::connect(&path).await.is_err() {
-        std::fs::remove_file(&path)?;
+    if is_socket && let Err(error) = UnixStream::connect(&path).await {
+        // Anything else may mean that somebody listens and is busy.
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            std::fs::remove_file(&path)?;
+        }
     }
     let listener = UnixListener::bind(&path)?;
     // As open as a port on the loopback interface: the proxy runs as another user.

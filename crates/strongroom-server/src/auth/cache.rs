@@ -63,10 +63,11 @@ impl<T: Clone> Remembered<T> {
         None
     }
 
-    pub(super) fn insert(&self, token: [u8; 32], answer: T) {
+    /// Remembers what was true at `since`.
+    pub(super) fn insert(&self, token: [u8; 32], since: Instant, answer: T) {
         if !self.good_for.is_zero() {
             let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-            answers.put(token, (Instant::now(), answer));
+            answers.put(token, (since, answer));
         }
     }
 
@@ -91,8 +92,8 @@ mod tests {
     fn what_is_too_much_drives_out_what_was_not_asked_for() {
         let cache = Remembered::new(Duration::from_secs(60), NonZeroUsize::new(2).unwrap());
         for n in 0..100 {
-            cache.insert([0; 32], 0);
-            cache.insert([n + 1; 32], n);
+            cache.insert([0; 32], Instant::now(), 0);
+            cache.insert([n + 1; 32], Instant::now(), n);
         }
         assert_eq!((cache.get(&[0; 32]), cache.get(&[50; 32])), (Some(0), None));
         cache.forget(&[0; 32]);
@@ -102,7 +103,7 @@ mod tests {
     #[test]
     fn with_no_time_nothing_is_remembered() {
         let cache = Remembered::new(Duration::ZERO, NonZeroUsize::MIN);
-        cache.insert([0; 32], ());
+        cache.insert([0; 32], Instant::now(), ());
         assert_eq!(cache.get(&[0; 32]), None);
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -44,9 +44,9 @@ pub struct HomeserverOptions {
     pub refused_ttl: Duration,
     /// Accepted tokens that are remembered.
     pub cache_entries: NonZeroUsize,
-    /// How long an answer may take.
+    /// How long an answer may take, the wait for a place among the questions included.
     pub timeout: Duration,
-    /// Questions that are under way at once; more wait, at most for `timeout`.
+    /// Questions that are under way at once.
     pub questions_max: usize,
 }
 
@@ -114,10 +114,10 @@ struct HomeserverError {
 /// Why the homeserver's answer tells nothing about the token.
 #[derive(Debug, thiserror::Error)]
 enum NoAnswer {
-    #[error("it can't be reached, or not in time")]
+    #[error("it can't be reached")]
     Http(#[from] reqwest::Error),
-    #[error("too many questions wait for it")]
-    Busy,
+    #[error("it did not answer in time, or too many questions wait for it")]
+    Late,
     #[error("it answered with status {0}, which says nothing about a token")]
     Status(u16),
     #[error("its answer with status {status} is not of the form that the specification gives it")]
@@ -142,7 +142,6 @@ impl Homeserver {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
             .redirect(redirect::Policy::none())
-            .timeout(options.timeout)
             .pool_idle_timeout(IDLE_CONNECTION)
             .user_agent(concat!("strongroom/", env!("CARGO_PKG_VERSION")))
             .build()?;
@@ -159,13 +158,20 @@ impl Homeserver {
         })
     }
 
+    fn remembered(&self, key: &[u8; 32]) -> Option<Result<Requester, MatrixError>> {
+        let refused = || self.refused.get(key).map(Err);
+        self.accepted.get(key).map(Ok).or_else(refused)
+    }
+
     /// Asks, and remembers the answer.
     async fn ask(
         &self,
         key: [u8; 32],
         credentials: &Credentials,
     ) -> Result<Requester, MatrixError> {
-        let answer = self.whoami(credentials).await.unwrap_or_else(|error| {
+        let asked_at = Instant::now();
+        let answer = tokio::time::timeout(self.timeout, self.whoami(credentials)).await;
+        let answer = answer.unwrap_or(Err(NoAnswer::Late)).unwrap_or_else(|error| {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 homeserver = self.server_name,
@@ -174,11 +180,12 @@ impl Homeserver {
             Err(MatrixError::HomeserverUnavailable { retry_after: RETRY_AFTER })
         });
         match &answer {
-            Ok(requester) => self.accepted.insert(key, requester.clone()),
+            // From when it was asked: the token may have been logged out since.
+            Ok(requester) => self.accepted.insert(key, asked_at, requester.clone()),
             Err(error) => match error.status() {
                 401 => {
                     self.accepted.forget(&key);
-                    self.refused.insert(key, error.clone());
+                    self.refused.insert(key, asked_at, error.clone());
                 }
                 // A guest, or an account that is locked, which may be unlocked any moment.
                 403 => self.accepted.forget(&key),
@@ -193,8 +200,7 @@ impl Homeserver {
         &self,
         credentials: &Credentials,
     ) -> Result<Result<Requester, MatrixError>, NoAnswer> {
-        let place = tokio::time::timeout(self.timeout, self.questions.acquire());
-        let Ok(Ok(_place)) = place.await else { return Err(NoAnswer::Busy) };
+        let _place = self.questions.acquire().await.map_err(|_| NoAnswer::Late)?;
         let mut url = self.whoami.clone();
         let asserted = [("user_id", &credentials.user_id), ("device_id", &credentials.device_id)];
         for (name, value) in asserted {
@@ -206,8 +212,8 @@ impl Homeserver {
             || self.client.get(url.clone()).bearer_auth(credentials.token.expose()).send();
         let response = match question().await {
             // The connection was closed under it, or the homeserver is just starting again.
-            Err(error) if !error.is_timeout() => question().await,
-            other => other,
+            Err(_) => question().await,
+            Ok(response) => Ok(response),
         };
         // The URL may name a user, so it stays out of the log.
         let response = response.map_err(reqwest::Error::without_url)?;
@@ -248,17 +254,22 @@ impl Authenticator for Homeserver {
             None => ["none", ""],
         });
         let key = self.hasher.hash(std::iter::once(credentials.token.expose()).chain(asserted));
-        if let Some(refusal) = self.refused.get(&key) {
-            return Err(refusal);
-        }
         if credentials.freshness == Freshness::AskedNow {
-            return self.ask(key, credentials).await;
+            return match self.refused.get(&key) {
+                Some(refusal) => Err(refusal),
+                None => self.ask(key, credentials).await,
+            };
         }
-        if let Some(requester) = self.accepted.get(&key) {
-            return Ok(requester);
+        if let Some(answer) = self.remembered(&key) {
+            return answer;
         }
         let question = Question::join(&self.under_way, key);
-        question.answer.get_or_init(|| self.ask(key, credentials)).await.clone()
+        let ask = async || match self.remembered(&key) {
+            // Another question was answered just before this one joined.
+            Some(answer) => answer,
+            None => self.ask(key, credentials).await,
+        };
+        question.answer.get_or_init(ask).await.clone()
     }
 }
 
@@ -322,7 +333,7 @@ async fn refuse(status: u16, response: Response) -> Result<MatrixError, NoAnswer
     let retry_after = retry_after.unwrap_or(RETRY_AFTER);
     let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
     let Ok(mut told) = serde_json::from_str::<Map<_, _>>(&body) else { return Err(form) };
-    told.insert("retry_after_ms".to_owned(), ms.into());
+    told.entry("retry_after_ms").or_insert(ms.into());
     let body = Value::Object(told).to_string();
     Ok(MatrixError::Homeserver { status, body, retry_after: Some(retry_after) })
 }

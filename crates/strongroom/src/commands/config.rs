@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config;
+use crate::config::{self, Overrides};
 
 /// Look at the configuration
 #[derive(clap::Subcommand)]
@@ -15,6 +15,8 @@ pub(crate) enum Config {
         /// The file to look at
         #[arg(default_value = "strongroom.toml")]
         file: PathBuf,
+        #[command(flatten)]
+        flags: Overrides,
     },
     /// Print a configuration file with every option, its default and what it is for
     Example,
@@ -24,8 +26,8 @@ impl Config {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let mut stdout = std::io::stdout().lock();
         match self {
-            Self::Check { file } => {
-                check(&file)?;
+            Self::Check { file, flags } => {
+                check(&file, flags)?;
                 writeln!(stdout, "{} has no mistakes", file.display())?;
             }
             Self::Example => write!(stdout, "{}", config::EXAMPLE)?,
@@ -34,8 +36,9 @@ impl Config {
     }
 }
 
-/// The file as it would be used: with the environment, and whole enough to serve with.
-fn check(file: &Path) -> anyhow::Result<()> {
-    let config = config::Config::load(Some(file), std::env::vars_os())?;
+/// The file as it would be used: with the environment and the flags, and whole enough to serve with.
+fn check(file: &Path, flags: Overrides) -> anyhow::Result<()> {
+    let mut config = config::Config::load(Some(file), std::env::vars_os())?;
+    config.apply(flags)?;
     Ok(config.check()?)
 }

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     config::{Config, Overrides},
-    listen::{self, Address, ConnectionLimits, Listener},
+    listen::{self, ConnectionLimits, Listener},
     log, operate,
 };
 
@@ -32,21 +32,8 @@ pub(crate) struct Serve {
     /// The configuration file; `strongroom config example` prints one
     #[arg(long, env = "STRONGROOM_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen [default: 127.0.0.1:8018]
-    #[arg(long, env = "STRONGROOM_LISTEN", value_name = "ADDR|unix:PATH")]
-    listen: Option<Address>,
-    /// The directory to keep the data in
-    #[arg(long, env = "STRONGROOM_DATA", value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// The homeserver to ask whom an access token belongs to, such as http://127.0.0.1:8008
-    #[arg(long, env = "STRONGROOM_HOMESERVER", value_name = "URL")]
-    homeserver: Option<String>,
-    /// What follows the colon in the ids of its users
-    #[arg(long, env = "STRONGROOM_SERVER_NAME", value_name = "NAME")]
-    server_name: Option<String>,
-    /// A file with lines of `TOKEN @user:server`, in place of a homeserver
-    #[arg(long, env = "STRONGROOM_TOKENS", value_name = "FILE")]
-    tokens: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Overrides,
     /// Try it out: a user, a token, and data that go away at the end unless --data is given
     #[arg(long, conflicts_with_all = ["homeserver", "server_name", "tokens"])]
     dev: bool,
@@ -59,9 +46,9 @@ impl Serve {
     }
 
     async fn serve(self) -> anyhow::Result<()> {
-        let Self { config, listen, data, homeserver, server_name, tokens, dev } = self;
+        let Self { config, flags, dev } = self;
         let mut config = Config::load(config.as_deref(), std::env::vars_os())?;
-        config.apply(Overrides { listen, data, homeserver, server_name, tokens })?;
+        config.apply(flags)?;
         let dev = if dev { Some(Dev::prepare(&mut config)?) } else { None };
         if dev.is_none() {
             config.check()?;
@@ -209,8 +196,12 @@ impl Dev {
             Some(_) => "gone when this stops; --data DIR keeps them",
             None => "kept in the --data directory",
         };
-        let base = format!("{url}/_matrix/client/v3/room_keys");
-        let curl = format!("curl -sS -H 'Authorization: Bearer {}'", self.token);
+        let (socket, host) = match url.strip_prefix("unix:") {
+            Some(path) => (format!(" --unix-socket {path}"), "http://localhost"),
+            None => (String::new(), url),
+        };
+        let base = format!("{host}/_matrix/client/v3/room_keys");
+        let curl = format!("curl -sS{socket} -H 'Authorization: Bearer {}'", self.token);
         let mut stdout = std::io::stdout().lock();
         writeln!(
             stdout,
@@ -224,7 +215,7 @@ Strongroom is listening on {url}
 Create a backup, put a key into it, and read it back:
 
   version=$({curl} {base}/version -d '{{"algorithm":"m.megolm_backup.v1.curve25519-aes-sha2","auth_data":{{"public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo"}}}}' | cut -d'"' -f4); echo "$version"
-  {curl} -X PUT "{base}/keys/!room:localhost/session?version=$version" -d '{{"first_message_index":0,"forwarded_count":0,"is_verified":false,"session_data":{{"ephemeral":"a","ciphertext":"b","mac":"c"}}}}'
+  {curl} -X PUT "{base}/keys/%21room%3Alocalhost/session?version=$version" -d '{{"first_message_index":0,"forwarded_count":0,"is_verified":false,"session_data":{{"ephemeral":"a","ciphertext":"b","mac":"c"}}}}'
   {curl} "{base}/keys?version=$version"
 "#,
             token = self.token,

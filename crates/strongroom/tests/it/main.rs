@@ -1,0 +1,10 @@
+//! The real binary, driven from outside: over HTTP, by signals, and on its command line.
+
+mod client;
+mod command_line;
+mod hostile;
+mod keys;
+mod restoring;
+mod running;
+mod versions;
+mod who;
