@@ -708,7 +708,8 @@ async fn a_body_that_stands_still_or_takes_for_ever_is_given_up() {
 }
 
 /// Room for one large body.
-const SMALL_BUDGET: [(&str, &str); 2] = [
+const SMALL_BUDGET: [(&str, &str); 3] = [
+    ("STRONGROOM_LIMITS_BODY_BYTES_MAX", "65536"),
     ("STRONGROOM_LIMITS_BODIES_IN_FLIGHT_BYTES_MAX", "65536"),
     ("STRONGROOM_LIMITS_BODY_IDLE_TIMEOUT", "3s"),
 ];
@@ -792,6 +793,7 @@ async fn a_body_that_waits_for_room_does_not_hold_up_small_ones() {
 #[tokio::test]
 async fn the_budget_that_broken_uploads_held_is_free_again() {
     let alice = Alice::new(&[
+        ("STRONGROOM_LIMITS_BODY_BYTES_MAX", "65536"),
         ("STRONGROOM_LIMITS_BODIES_IN_FLIGHT_BYTES_MAX", "65536"),
         ("STRONGROOM_LIMITS_BODY_IDLE_TIMEOUT", "1s"),
     ])

@@ -372,7 +372,7 @@ async fn a_unix_socket_is_listened_on_and_removed_at_the_end() {
 
         let taken = format!(
             "error: can't listen on {listen}: Address already in use (os error 98)\n\
-             help: another program listens there; stop it, or choose another with --listen\n"
+             help: another program listens there, or a file is in its place; choose another path\n"
         );
         serve.fails(&serve.path("other"), &listen, &taken).await;
         assert!(ask_over(&socket).await.contains("M_NOT_FOUND"), "the first one is well");
