@@ -9,7 +9,7 @@ use std::{
 
 use axum::{
     body::{Body, HttpBody},
-    extract::{FromRequest, Request, State},
+    extract::{FromRequest, Request},
     http::{StatusCode, header},
     middleware::Next,
     response::Response,
@@ -136,11 +136,11 @@ async fn reserve(
     Ok(())
 }
 
-/// Reads and throws away what a refused request still sends, within bounds.
+/// Answers, then reads and throws away what a refused request still sends, within bounds.
 ///
 /// Clients and proxies write a request before they read the answer. Closing the connection on what
 /// they still send would reset it, and a 401 or 413 would never be seen.
-pub(crate) async fn drain(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn drained(app: &App, request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }

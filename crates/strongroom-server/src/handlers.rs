@@ -2,6 +2,8 @@
 //!
 //! The arguments are the checks, in their order: who, which version, where, what.
 
+use std::sync::Arc;
+
 use axum::{
     extract::State,
     http::{StatusCode, Version as HttpVersion},
@@ -125,7 +127,7 @@ pub(crate) async fn keys(
     MaybeAtVersion(version): MaybeAtVersion,
 ) -> Answer {
     let key_set = app.store.key_set(&requester.user_id, version).await?;
-    Ok(restore(app.store, key_set, None, KeysShape::Rooms, http).await?)
+    Ok(restore(Arc::clone(&app.store), key_set, None, KeysShape::Rooms, http).await?)
 }
 
 /// `GET /room_keys/keys/{roomId}`.
@@ -137,7 +139,7 @@ pub(crate) async fn room(
     RoomPath(room_id): RoomPath,
 ) -> Answer {
     let key_set = app.store.key_set(&requester.user_id, version).await?;
-    Ok(restore(app.store, key_set, Some(room_id), KeysShape::Sessions, http).await?)
+    Ok(restore(Arc::clone(&app.store), key_set, Some(room_id), KeysShape::Sessions, http).await?)
 }
 
 /// `GET /room_keys/keys/{roomId}/{sessionId}`: what a client does for a message that it can't read.

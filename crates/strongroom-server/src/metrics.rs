@@ -61,23 +61,16 @@ impl Metrics {
         registry.register("requests_in_flight", "Requests being answered", self.in_flight.clone());
     }
 
-    pub(crate) fn begin(&self) -> InFlight {
+    pub(crate) fn begin(&self) {
         self.in_flight.inc();
-        InFlight(self.in_flight.clone())
     }
 
-    pub(crate) fn end(&self, operation: Operation, status: u16, time: Duration) {
+    /// Without a status the client hung up before there was one.
+    pub(crate) fn end(&self, operation: Operation, status: Option<u16>, time: Duration) {
+        self.in_flight.dec();
+        let Some(status) = status else { return };
         let Operation { method, path } = operation;
         self.requests.get_or_create(&Answered { method, path, status }).inc();
         self.seconds.get_or_create(&operation).observe(time.as_secs_f64());
-    }
-}
-
-/// Counts a request as being answered until it is dropped, which a client that hangs up does too.
-pub(crate) struct InFlight(Gauge);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }

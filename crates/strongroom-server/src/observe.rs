@@ -11,17 +11,15 @@ use std::{
 };
 
 use axum::{
-    extract::{MatchedPath, Request, State},
-    middleware::Next,
-    response::Response,
+    extract::{MatchedPath, Request},
+    http::StatusCode,
 };
 use strongroom_protocol::UserId;
-use tracing::Instrument as _;
+use tracing::Span;
 
 use crate::{
     auth::Requester,
-    metrics::{InFlight, Metrics, Operation},
-    router::App,
+    metrics::{Metrics, Operation},
 };
 
 /// Who asked, once that is known.
@@ -35,47 +33,53 @@ impl Seen {
     }
 }
 
-/// Wraps every request.
-pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    static REQUESTS: AtomicU64 = AtomicU64::new(1);
-    let id = REQUESTS.fetch_add(1, Ordering::Relaxed);
-    let mut record = Record {
-        operation: operation(&request),
-        begin: Instant::now(),
-        seen: Seen::default(),
-        span: tracing::info_span!("request", id),
-        _in_flight: app.metrics.begin(),
-        metrics: app.metrics,
-        status: None,
-    };
-    request.extensions_mut().insert(record.seen.clone());
-    let response = next.run(request).instrument(record.span.clone()).await;
-    record.status = Some(response.status().as_u16());
-    response
-}
-
-/// Written down when it is dropped, which a client that hangs up brings about as well.
-struct Record {
+/// One request, written down when this is dropped, which a client that hangs up brings about too.
+pub(crate) struct Record {
     operation: Operation,
     begin: Instant,
     seen: Seen,
-    span: tracing::Span,
-    _in_flight: InFlight,
+    span: Span,
     metrics: Metrics,
-    status: Option<u16>,
+    status: Option<StatusCode>,
+}
+
+impl Record {
+    pub(crate) fn begin(metrics: &Metrics, request: &mut Request) -> Self {
+        static REQUESTS: AtomicU64 = AtomicU64::new(1);
+        let id = REQUESTS.fetch_add(1, Ordering::Relaxed);
+        let seen = Seen::default();
+        request.extensions_mut().insert(seen.clone());
+        metrics.begin();
+        Self {
+            operation: operation(request),
+            begin: Instant::now(),
+            seen,
+            span: tracing::info_span!("request", id),
+            metrics: metrics.clone(),
+            status: None,
+        }
+    }
+
+    /// What is logged within it carries the request's id.
+    pub(crate) fn span(&self) -> Span {
+        self.span.clone()
+    }
+
+    pub(crate) fn end(mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         let (operation, time) = (self.operation, self.begin.elapsed());
+        let status = self.status.map(|status| status.as_u16());
+        self.metrics.end(operation, status, time);
         let user = self.seen.0.get().map_or("-", UserId::as_str);
         let ms = time.as_micros() as f64 / 1000.0;
         let _entered = self.span.enter();
-        match self.status {
-            Some(status) => {
-                self.metrics.end(operation, status, time);
-                tracing::info!(user, %operation, status, ms, "answered");
-            }
+        match status {
+            Some(status) => tracing::info!(user, %operation, status, ms, "answered"),
             None => tracing::info!(user, %operation, ms, "the client hung up before the answer"),
         }
     }

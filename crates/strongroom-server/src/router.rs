@@ -1,11 +1,11 @@
 //! The endpoints, and what is the same for all of them.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{any::Any, ops::Deref, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::Request,
-    http::{HeaderValue, Method, StatusCode, header},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{any, get},
@@ -13,16 +13,17 @@ use axum::{
 use strongroom_protocol::{Limits, MatrixError};
 use strongroom_store::Store;
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument as _;
 
 use crate::{
     auth::Authenticator,
-    body::{Budget, drain},
+    body::{Budget, drained},
     handlers::{
         create_version, current_version, delete_keys, delete_room, delete_session, delete_version,
         keys, one_version, put_keys, put_room, put_session, room, session, update_version,
     },
     metrics::Metrics,
-    observe::observe,
+    observe::Record,
     refusal::Refusal,
 };
 
@@ -56,14 +57,23 @@ impl Default for Options {
     }
 }
 
-/// What the handlers share.
+/// What all requests share.
 #[derive(Clone)]
-pub(crate) struct App {
+pub(crate) struct App(Arc<Shared>);
+
+pub(crate) struct Shared {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
-    pub(crate) options: Arc<Options>,
-    pub(crate) budget: Arc<Budget>,
-    pub(crate) metrics: Metrics,
+    pub(crate) options: Options,
+    pub(crate) budget: Budget,
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 /// All operations of `/_matrix/client/{v3,r0,unstable}/room_keys`, to be merged into the router of
@@ -108,23 +118,38 @@ fn endpoints() -> Router<App> {
     router.method_not_allowed_fallback(unknown_method)
 }
 
-/// What is the same for every request, the outermost last.
 fn finish(
     router: Router<App>,
     store: Arc<dyn Store>,
     authenticator: Arc<dyn Authenticator>,
     options: Options,
 ) -> Router {
-    let budget = Arc::new(Budget::new(options.bodies_in_flight_bytes_max));
-    let metrics = options.metrics.clone();
-    let app = App { store, authenticator, options: Arc::new(options), budget, metrics };
+    let budget = Budget::new(options.bodies_in_flight_bytes_max);
+    let app = App(Arc::new(Shared { store, authenticator, options, budget }));
     router
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn(well_formed_path))
-        .layer(middleware::from_fn_with_state(app.clone(), drain))
-        .layer(middleware::from_fn(cross_origin))
-        .layer(middleware::from_fn_with_state(app.clone(), observe))
+        .layer(middleware::from_fn_with_state(app.clone(), around))
         .with_state(app)
+}
+
+/// What is the same for every request.
+async fn around(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let record = Record::begin(&app.options.metrics, &mut request);
+    let mut response = answer(&app, request, next).instrument(record.span()).await;
+    allow_cross_origin(response.headers_mut());
+    record.end(response.status());
+    response
+}
+
+async fn answer(app: &App, request: Request, next: Next) -> Response {
+    // A preflight must not run any of the endpoint's logic, and has no token.
+    if request.method() == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    match check_path(request.uri().path()) {
+        Ok(()) => drained(app, request, next).await,
+        Err(error) => Refusal(error).into_response(),
+    }
 }
 
 async fn unknown_endpoint() -> Refusal {
@@ -137,20 +162,18 @@ async fn unknown_method() -> Refusal {
 
 /// Refuses paths that the routes would take for what they are not: between two slashes there is
 /// neither a room nor a session, and a `%` that escapes nothing would be taken literally.
-async fn well_formed_path(request: Request, next: Next) -> Response {
-    let path = request.uri().path();
+fn check_path(path: &str) -> Result<(), MatrixError> {
     let is_escape = |after: &str| {
         let mut digits = after.bytes();
         let mut is_digit = || digits.next().is_some_and(|digit| digit.is_ascii_hexdigit());
         is_digit() && is_digit()
     };
     if path.contains("//") {
-        Refusal(MatrixError::UnknownEndpoint).into_response()
+        Err(MatrixError::UnknownEndpoint)
     } else if !path.split('%').skip(1).all(is_escape) {
-        let problem = "The path has a '%' that escapes nothing".to_owned();
-        Refusal(MatrixError::InvalidParam(problem)).into_response()
+        Err(MatrixError::InvalidParam("The path has a '%' that escapes nothing".to_owned()))
     } else {
-        next.run(request).await
+        Ok(())
     }
 }
 
@@ -159,14 +182,8 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
     Refusal(MatrixError::Unknown).into_response()
 }
 
-/// The headers for browsers on every answer and error, and the answer to a preflight, which must not
-/// run any of the endpoint's logic (client-server API, "Web Browser Clients").
-async fn cross_origin(request: Request, next: Next) -> Response {
-    let mut response = if request.method() == Method::OPTIONS {
-        StatusCode::NO_CONTENT.into_response()
-    } else {
-        next.run(request).await
-    };
+/// The headers for browsers, on every answer and error (client-server API, "Web Browser Clients").
+fn allow_cross_origin(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE, OPTIONS"),
@@ -174,7 +191,6 @@ async fn cross_origin(request: Request, next: Next) -> Response {
         // A browser shows a script no other header of a 429 or 503.
         (header::ACCESS_CONTROL_EXPOSE_HEADERS, "Retry-After"),
     ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from_static(value));
     }
-    response
 }
