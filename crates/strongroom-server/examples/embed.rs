@@ -9,7 +9,7 @@ use std::{collections::HashMap, error::Error, sync::Arc};
 use async_trait::async_trait;
 use axum::{Router, extract::State, routing::get};
 use strongroom_protocol::{DeviceId, MatrixError, UserId};
-use strongroom_server::{Authenticator, Credentials, Options, Requester, router};
+use strongroom_server::{Authenticator, Credentials, Requester, router};
 use strongroom_store::Sqlite;
 use tokio::net::TcpListener;
 
@@ -43,7 +43,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let data = tempfile::tempdir()?;
     let store = Arc::new(Sqlite::open(data.path())?);
 
-    let backup = router(store, Arc::<Sessions>::clone(&sessions), Options::default());
+    let backup = router(store, Arc::<Sessions>::clone(&sessions));
     let homeserver = Router::new()
         .route("/_matrix/client/versions", get(versions))
         .route("/sessions", get(who_is_here))

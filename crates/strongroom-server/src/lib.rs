@@ -9,13 +9,13 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
-//! use strongroom_server::{FixedTokens, Options, router};
+//! use strongroom_server::{FixedTokens, router};
 //! use strongroom_store::Memory;
 //! use axum::{body::Body, http::Request};
 //! use tower::ServiceExt as _;
 //!
 //! let tokens = FixedTokens::parse("secret-token @alice:example.org")?;
-//! let router = router(Arc::new(Memory::default()), Arc::new(tokens), Options::default());
+//! let router = router(Arc::new(Memory::default()), Arc::new(tokens));
 //!
 //! let request = Request::get("/_matrix/client/v3/room_keys/version")
 //!     .header("authorization", "Bearer secret-token")
@@ -42,4 +42,4 @@ pub use auth::{
     HomeserverOptions, PerHost, Requester, TokensError,
 };
 pub use metrics::Metrics;
-pub use router::{Options, router, service};
+pub use router::{Options, router, router_with, service};

@@ -78,7 +78,12 @@ impl Deref for App {
 
 /// All operations of `/_matrix/client/{v3,r0,unstable}/room_keys`, to be merged into the router of
 /// another server. Whatever else is asked below these paths is `M_UNRECOGNIZED`.
-pub fn router(
+pub fn router(store: Arc<dyn Store>, authenticator: Arc<dyn Authenticator>) -> Router {
+    router_with(store, authenticator, Options::default())
+}
+
+/// The same with limits of one's own, and requests that are counted.
+pub fn router_with(
     store: Arc<dyn Store>,
     authenticator: Arc<dyn Authenticator>,
     options: Options,
@@ -86,7 +91,7 @@ pub fn router(
     finish(endpoints(), store, authenticator, options)
 }
 
-/// The same for a server that has nothing else to answer: every other path is `M_UNRECOGNIZED` too.
+/// As [`router_with`], for a server that answers nothing else: every other path is `M_UNRECOGNIZED`.
 pub fn service(
     store: Arc<dyn Store>,
     authenticator: Arc<dyn Authenticator>,
