@@ -81,7 +81,11 @@ impl Call<'_> {
 }
 
 /// A client with connections of its own, because those of a server that is gone are dead.
-pub(crate) fn new_client() -> Client {
+///
+/// # Panics
+///
+/// If the HTTP library can't be set up.
+pub fn new_client() -> Client {
     // Built together with the server's, reqwest has TLS without a provider, and insists on one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let redirects = reqwest::redirect::Policy::none();

@@ -42,7 +42,7 @@ mod user;
 mod wait;
 
 pub use crate::{
-    answer::Answer,
+    answer::{Answer, new_client},
     binary::strongroom_binary,
     homeserver::{Fault, Homeserver},
     nginx::Nginx,

@@ -4,14 +4,13 @@
 
 use std::time::Duration;
 
-use reqwest::{Response, redirect};
+use reqwest::Response;
 use serde_json::{Value, json};
-use strongroom_testing::{Fault, Homeserver, User};
+use strongroom_testing::{Fault, Homeserver, User, new_client};
 
 async fn ask(homeserver: &Homeserver, user: &User, query: &str) -> reqwest::Result<Response> {
     let url = format!("{}/_matrix/client/v3/account/whoami{query}", homeserver.url());
-    let client = reqwest::Client::builder().redirect(redirect::Policy::none()).build()?;
-    client.get(url).bearer_auth(&user.token).send().await
+    new_client().get(url).bearer_auth(&user.token).send().await
 }
 
 async fn whoami(homeserver: &Homeserver, user: &User, query: &str) -> (u16, Value) {
