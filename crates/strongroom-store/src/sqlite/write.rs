@@ -1,4 +1,4 @@
-//! What is written. Each function runs in a savepoint of the writer: an error undoes all of it.
+//! What is written. Whatever a function did is undone by the writer when it returns an error.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use strongroom_protocol::{Etag, NewVersion, RoomId, RoomKey, RoomKeys, SessionId, Version};

@@ -1,7 +1,7 @@
 //! The one writer: a thread that commits many requests in one transaction.
 //!
 //! A sync costs as much for one key as for a thousand, so whatever waits in the queue is done
-//! together, each request in a savepoint of its own, and all are told after the commit.
+//! together, each further request in a savepoint of its own, and all are told after the commit.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -23,7 +23,7 @@ const BATCH_MAX: usize = 1024;
 /// How long a transaction takes in further requests, so that the first one does not wait for ever.
 const BATCH_TIME: Duration = Duration::from_millis(20);
 /// The writer's page cache.
-const CACHE_KIB: u32 = 32 * 1024;
+const CACHE_KIB: u32 = 16 * 1024;
 
 /// The thread and the queue to it.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) struct Writer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Does a request in a savepoint, and says whether it is to be kept and whom to tell of the commit.
+/// Does a request, and says whether it is to be kept and whom to tell of the commit.
 type Work = Box<dyn FnOnce(&Connection) -> Outcome + Send>;
 
 struct Outcome {
@@ -146,20 +146,29 @@ fn batch(
 ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let begin = Instant::now();
     let execute = |sql| connection.prepare_cached(sql)?.execute([]);
+    let perform =
+        |work: Work| catch_unwind(AssertUnwindSafe(|| work(connection))).map_err(|_| Panicked);
     execute("BEGIN IMMEDIATE")?;
-    let mut next = Some(first);
-    while let Some(work) = next {
+    // The first one needs no savepoint, for which SQLite would copy each page before it changes: what
+    // is undone with it is its own.
+    let Outcome { is_kept, reply } = perform(first)?;
+    replies.push(reply);
+    if !is_kept {
+        execute("ROLLBACK")?;
+        return Ok(());
+    }
+    while replies.len() < BATCH_MAX
+        && begin.elapsed() < BATCH_TIME
+        && let Ok(work) = queue.try_recv()
+    {
         execute("SAVEPOINT request")?;
-        let Outcome { is_kept, reply } =
-            catch_unwind(AssertUnwindSafe(|| work(connection))).map_err(|_| Panicked)?;
+        let Outcome { is_kept, reply } = perform(work)?;
         replies.push(reply);
         if !is_kept {
             // Fails where SQLite had to roll back everything, and with it the whole batch.
             execute("ROLLBACK TO request")?;
         }
         execute("RELEASE request")?;
-        let has_room = replies.len() < BATCH_MAX && begin.elapsed() < BATCH_TIME;
-        next = if has_room { queue.try_recv().ok() } else { None };
     }
     execute("COMMIT")?;
     Ok(())
