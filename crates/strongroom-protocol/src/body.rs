@@ -1,6 +1,10 @@
 //! Request bodies, parsed whole before anything is stored.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+};
 
 use serde::de::{Deserializer as _, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -326,14 +330,13 @@ fn members(text: &str) -> Result<Members<'_>, serde_json::Error> {
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
             let mut members = Members::new();
             while let Some(key) = map.next_key_seed(json::Text)? {
-                let value = map.next_value()?;
-                if members.contains_key(&key) {
-                    return Err(A::Error::custom(format_args!(
-                        "{:?} stands twice",
-                        shortened(&key)
-                    )));
-                }
-                members.insert(key, value);
+                match members.entry(key) {
+                    Entry::Vacant(place) => place.insert(map.next_value()?),
+                    Entry::Occupied(twin) => {
+                        let name = shortened(twin.key());
+                        return Err(A::Error::custom(format_args!("{name:?} stands twice")));
+                    }
+                };
             }
             Ok(members)
         }

@@ -33,12 +33,16 @@ pub(crate) async fn restore(
     http: Version,
 ) -> Result<Response> {
     let mut pages = Pages::new(store, key_set, room_id, shape);
-    // Over HTTP/1.0 a cut is seen only by a length, which one more reading finds out.
-    let length = if http < Version::HTTP_11 { Some(pages.clone().length().await?) } else { None };
     let first = pages.next().await?.unwrap_or_default();
     if pages.is_done() {
         return Ok(json(StatusCode::OK, first));
     }
+    // Over HTTP/1.0 a cut is seen only by a length, which one more reading finds out.
+    let length = if http < Version::HTTP_11 {
+        Some(first.len() + pages.clone().length_left().await?)
+    } else {
+        None
+    };
     let mut response = json(StatusCode::OK, Body::from_stream(stream(first, pages, length)));
     if let Some(length) = length.and_then(|length| HeaderValue::try_from(length.to_string()).ok()) {
         response.headers_mut().insert(header::CONTENT_LENGTH, length);
@@ -50,7 +54,7 @@ pub(crate) async fn restore(
 #[derive(Debug, thiserror::Error)]
 enum Cut {
     #[error("the store failed")]
-    Store(#[from] strongroom_store::Error),
+    Store(#[source] strongroom_store::Error),
     #[error("keys were added since the length was announced")]
     Grown,
 }
@@ -141,7 +145,8 @@ impl Pages {
         page.bytes() + page.len() * 128 + 256
     }
 
-    async fn length(mut self) -> Result<usize> {
+    /// The bytes of all pieces that are still to come.
+    async fn length_left(mut self) -> Result<usize> {
         let mut length = 0;
         while let Some(piece) = self.next().await? {
             length += piece.len();

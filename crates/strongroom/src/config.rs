@@ -4,18 +4,21 @@ use std::{
     collections::HashSet,
     ffi::OsString,
     fs,
-    num::{NonZeroU32, NonZeroUsize},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use toml::{Spanned, Table, Value};
+use toml::{Table, Value};
 
 use crate::listen::Address;
 
 /// Every option with its default and what it is for.
 pub(crate) const EXAMPLE: &str = include_str!("../../../strongroom.example.toml");
+
+/// Connections at once, unless configured otherwise: far more than a proxy opens.
+const CONNECTIONS_MAX: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
 
 /// The file.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -29,7 +32,7 @@ pub(crate) struct Config {
     pub(crate) retention: Span,
     pub(crate) shutdown_timeout: Span,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) homeserver: Vec<Spanned<Homeserver>>,
+    pub(crate) homeserver: Vec<Homeserver>,
     pub(crate) auth: Auth,
     pub(crate) limits: Limits,
     pub(crate) log: Log,
@@ -54,7 +57,7 @@ pub(crate) struct Auth {
     pub(crate) refused_ttl: Span,
     pub(crate) cache_entries: NonZeroUsize,
     pub(crate) timeout: Span,
-    pub(crate) questions_max: NonZeroU32,
+    pub(crate) questions_max: NonZeroUsize,
 }
 
 /// How much is too much.
@@ -64,7 +67,7 @@ pub(crate) struct Limits {
     pub(crate) body_bytes_max: usize,
     pub(crate) session_data_bytes_max: usize,
     pub(crate) bodies_in_flight_bytes_max: usize,
-    pub(crate) connections_max: NonZeroU32,
+    pub(crate) connections_max: NonZeroUsize,
     pub(crate) header_timeout: Span,
     pub(crate) body_idle_timeout: Span,
     pub(crate) body_timeout: Span,
@@ -155,7 +158,7 @@ impl Default for Auth {
             refused_ttl: Span(defaults.refused_ttl),
             cache_entries: defaults.cache_entries,
             timeout: Span(defaults.timeout),
-            questions_max: NonZeroU32::MIN.saturating_add(63),
+            questions_max: defaults.questions_max,
         }
     }
 }
@@ -167,7 +170,7 @@ impl Default for Limits {
             body_bytes_max: defaults.limits.body_bytes_max,
             session_data_bytes_max: defaults.limits.session_data_bytes_max,
             bodies_in_flight_bytes_max: defaults.bodies_in_flight_bytes_max,
-            connections_max: NonZeroU32::MIN.saturating_add(8191),
+            connections_max: CONNECTIONS_MAX,
             header_timeout: seconds(75),
             body_idle_timeout: Span(defaults.body_idle_timeout),
             body_timeout: Span(defaults.body_timeout),
@@ -331,8 +334,7 @@ impl Config {
             if self.homeserver.len() > 1 {
                 return Err(ConfigError::SeveralHomeservers);
             }
-            let in_file = self.homeserver.pop().map(Spanned::into_inner);
-            let (url, name, hosts) = match in_file {
+            let (url, name, hosts) = match self.homeserver.pop() {
                 Some(file) => (Some(file.url), Some(file.server_name), file.hosts),
                 None => (None, None, Vec::new()),
             };
@@ -340,7 +342,7 @@ impl Config {
             let Some(server_name) = server_name.or(name) else {
                 return Err(ConfigError::NoServerName { url });
             };
-            self.homeserver = vec![Spanned::new(0..0, Homeserver { url, server_name, hosts })];
+            self.homeserver = vec![Homeserver { url, server_name, hosts }];
         }
         Ok(())
     }
@@ -355,15 +357,15 @@ impl Config {
         if self.data.is_none() {
             return Err(ConfigError::NoData);
         }
-        let homeservers = || self.homeserver.iter().map(Spanned::get_ref);
-        if self.homeserver.len() > 1
-            && let Some(without) = homeservers().find(|homeserver| homeserver.hosts.is_empty())
+        let homeservers = &self.homeserver;
+        if homeservers.len() > 1
+            && let Some(without) = homeservers.iter().find(|homeserver| homeserver.hosts.is_empty())
         {
             return Err(ConfigError::NoHosts { server_name: without.server_name.clone() });
         }
         // Users of one name would share their backups, and requests to one host could mean either.
-        let names = homeservers().map(|homeserver| &homeserver.server_name);
-        let hosts = homeservers().flat_map(|homeserver| &homeserver.hosts);
+        let names = homeservers.iter().map(|homeserver| &homeserver.server_name);
+        let hosts = homeservers.iter().flat_map(|homeserver| &homeserver.hosts);
         if let Some(what) = first_twice(names).or_else(|| first_twice(hosts)) {
             return Err(ConfigError::Twice { what: what.clone() });
         }

@@ -24,6 +24,10 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Refusals that are remembered, apart from the acceptances: a flood of wrong tokens drives out
 /// nothing but wrong tokens.
 const REFUSALS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// Accepted tokens that are remembered, unless configured otherwise: a large homeserver's devices.
+const CACHE_ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
+/// Questions under way at once, unless configured otherwise: a homeserver has other work.
+const QUESTIONS_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 /// When a client may try again after the homeserver could not be asked.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -47,7 +51,7 @@ pub struct HomeserverOptions {
     /// How long an answer may take, the wait for a place among the questions included.
     pub timeout: Duration,
     /// Questions that are under way at once.
-    pub questions_max: usize,
+    pub questions_max: NonZeroUsize,
 }
 
 impl HomeserverOptions {
@@ -58,9 +62,9 @@ impl HomeserverOptions {
             server_name: server_name.into(),
             cache_ttl: Duration::from_secs(30),
             refused_ttl: Duration::from_secs(3),
-            cache_entries: NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN),
+            cache_entries: CACHE_ENTRIES,
             timeout: Duration::from_secs(10),
-            questions_max: 64,
+            questions_max: QUESTIONS_MAX,
         }
     }
 }
@@ -150,7 +154,7 @@ impl Homeserver {
             whoami,
             timeout: options.timeout,
             client,
-            questions: Semaphore::new(options.questions_max),
+            questions: Semaphore::new(options.questions_max.get()),
             hasher: TokenHasher::new()?,
             accepted: Remembered::new(options.cache_ttl, options.cache_entries),
             refused: Remembered::new(options.refused_ttl, REFUSALS_MAX),

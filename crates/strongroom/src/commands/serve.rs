@@ -76,7 +76,7 @@ impl Serve {
         };
         let stop = stop_signal()?;
         let limits = ConnectionLimits {
-            connections_max: config.limits.connections_max.get() as usize,
+            connections_max: config.limits.connections_max.get(),
             header_timeout: config.limits.header_timeout.0,
             write_timeout: config.limits.write_timeout.0,
         };
@@ -124,13 +124,12 @@ fn authenticator(config: &Config) -> anyhow::Result<Arc<dyn Authenticator>> {
     }
     let mut by_host: Vec<(String, Arc<dyn Authenticator>)> = Vec::new();
     for homeserver in &config.homeserver {
-        let homeserver = homeserver.get_ref();
         let asked: Arc<dyn Authenticator> = Arc::new(Homeserver::new(HomeserverOptions {
             cache_ttl: config.auth.cache_ttl.0,
             refused_ttl: config.auth.refused_ttl.0,
             cache_entries: config.auth.cache_entries,
             timeout: config.auth.timeout.0,
-            questions_max: config.auth.questions_max.get() as usize,
+            questions_max: config.auth.questions_max,
             ..HomeserverOptions::new(&homeserver.url, &homeserver.server_name)
         })?);
         // The only one need not be told apart from others.

@@ -2,14 +2,14 @@
 
 use std::{fmt, io, net::SocketAddr, process::Command, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use strongroom_testing::{DEADLINE, Homeserver, Server, User};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
 };
 
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_strongroom");
+use crate::client::{self, BINARY};
 
 /// Where the operations live, for requests that are written from the root.
 pub(crate) const ROOT: &str = "/_matrix/client/v3/room_keys";
@@ -31,10 +31,8 @@ pub(crate) struct Alice {
 
 impl Alice {
     pub(crate) async fn new(environment: &[(&str, &str)]) -> Self {
-        let homeserver = Homeserver::start().await;
-        let user = homeserver.login("@alice:example.org");
-        let server = Server::spawn_with(BINARY, homeserver.arguments(), environment).await;
-        let version = create_backup(&server, &user).await;
+        let (homeserver, server, user) = client::start_with(environment).await;
+        let version = client::create_backup(&server, &user).await;
         Self { server, user, version, _homeserver: homeserver }
     }
 
@@ -88,21 +86,8 @@ pub(crate) fn program(environment: &[(&str, &str)]) -> Command {
     command
 }
 
-pub(crate) async fn create_backup(server: &Server, user: &User) -> String {
-    let body = json!({
-        "algorithm": "m.megolm_backup.v1.curve25519-aes-sha2",
-        "auth_data": { "public_key": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo" },
-    });
-    let created = server.post("/room_keys/version", user, body).await;
-    assert_eq!(created.status, 200, "{created:?}");
-    created.json["version"].as_str().expect("a version is a string").to_owned()
-}
-
 pub(crate) fn room_key(first_message_index: u32) -> Value {
-    json!({
-        "first_message_index": first_message_index, "forwarded_count": 0, "is_verified": false,
-        "session_data": { "ephemeral": "e", "ciphertext": "c", "mac": "m" },
-    })
+    client::room_key(false, first_message_index, 0, "c")
 }
 
 pub(crate) fn head(user: &User, method: &str, target: &str) -> String {
