@@ -40,6 +40,8 @@ pub enum MatrixError {
         /// What is allowed.
         bytes_max: usize,
     },
+    /// 413: the user has as much as this server keeps for one.
+    OverQuota(String),
     /// 408: the body did not arrive in time, or not whole.
     BodyTimeout,
     /// 415: bodies are not compressed.
@@ -80,7 +82,9 @@ impl MatrixError {
             Self::NotFound(_) | Self::UnknownEndpoint => 404,
             Self::UnknownMethod => 405,
             Self::BodyTimeout => 408,
-            Self::TooLarge { .. } | Self::Body(BodyError::TooLarge { .. }) => 413,
+            Self::TooLarge { .. } | Self::OverQuota(_) | Self::Body(BodyError::TooLarge { .. }) => {
+                413
+            }
             Self::UnsupportedEncoding => 415,
             Self::Misdirected => 421,
             Self::Unknown => 500,
@@ -103,7 +107,9 @@ impl MatrixError {
             Self::InvalidParam(_) => "M_INVALID_PARAM",
             Self::Body(BodyError::NotJson(_)) => "M_NOT_JSON",
             Self::Body(BodyError::BadJson { .. }) => "M_BAD_JSON",
-            Self::TooLarge { .. } | Self::Body(BodyError::TooLarge { .. }) => "M_TOO_LARGE",
+            Self::TooLarge { .. } | Self::OverQuota(_) | Self::Body(BodyError::TooLarge { .. }) => {
+                "M_TOO_LARGE"
+            }
             Self::BodyTimeout
             | Self::UnsupportedEncoding
             | Self::Misdirected
@@ -132,6 +138,7 @@ impl MatrixError {
             | Self::InvalidParam(_)
             | Self::Body(_)
             | Self::TooLarge { .. }
+            | Self::OverQuota(_)
             | Self::BodyTimeout
             | Self::UnsupportedEncoding
             | Self::Misdirected
@@ -168,7 +175,7 @@ impl MatrixError {
             Self::UnknownEndpoint => "Unrecognised request".to_owned(),
             Self::UnknownMethod => "Unrecognised method for this endpoint".to_owned(),
             Self::MissingParam(name) => format!("The query parameter {name} is missing"),
-            Self::InvalidParam(problem) => problem.clone(),
+            Self::InvalidParam(problem) | Self::OverQuota(problem) => problem.clone(),
             Self::Body(error) => error.to_string(),
             Self::TooLarge { bytes_max } => {
                 format!("The body is larger than the {bytes_max} bytes that this server takes")

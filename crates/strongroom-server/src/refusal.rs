@@ -39,6 +39,10 @@ impl From<store::Error> for Refusal {
                 MatrixError::WrongRoomKeysVersion { current: *current }
             }
             store::Error::MayNotReplace(why) => MatrixError::InvalidParam((*why).to_owned()),
+            store::Error::OverQuota(quota) => MatrixError::OverQuota(format!(
+                "This server keeps no more than {quota} for one user, \
+                 deleted and replaced ones included for some time"
+            )),
             store::Error::Damaged { .. } => MatrixError::Unknown,
             store::Error::Purged | store::Error::Database(_) => {
                 MatrixError::Unavailable { retry_after: RETRY_AFTER }

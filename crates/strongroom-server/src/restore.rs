@@ -126,6 +126,10 @@ impl Pages {
         let Some(mut writer) = self.writer.take() else { return Ok(None) };
         let (room_id, after) = (self.room_id.as_ref(), self.after.as_ref());
         let page = self.store.page(self.key_set, room_id, after, self.size).await?;
+        if page.left_out() > 0 {
+            let keys = page.left_out();
+            tracing::error!(keys, "damaged keys were left out of a restore");
+        }
         let mut out = Vec::with_capacity(Self::bytes_about(&page));
         for key in page.iter() {
             writer.key(&mut out, key);

@@ -33,5 +33,8 @@ mod time;
 pub use memory::Memory;
 pub use page::{Page, PageSize, Position};
 pub use sqlite::{OpenError, Sqlite};
-pub use store::{Author, Backup, Error, KeySet, Purged, Result, Scope, Store, Stored};
+pub use store::{
+    Author, Backup, Error, KeySet, Outlook, Purged, Quota, Quotas, Result, Retention, Scope, Store,
+    Stored, Tick,
+};
 pub use time::Timestamp;

@@ -12,8 +12,7 @@ use strongroom_protocol::{
 
 use crate::{
     page::{Page, PageSize, Position},
-    store::{Author, Backup, Error, KeySet, Purged, Result, Scope, Store, Stored},
-    time::Timestamp,
+    store::{Author, Backup, Error, KeySet, Outlook, Purged, Result, Scope, Store, Stored, Tick},
 };
 
 /// Backups in memory, as simply as the rules can be written down. Keeps no history: what is deleted
@@ -34,8 +33,15 @@ type Keys = BTreeMap<(String, String), RoomKey>;
 struct Entry {
     created: NewVersion,
     etag: i64,
+    auth_data_since: i64,
     key_set: usize,
     is_deleted: bool,
+}
+
+impl Entry {
+    fn latest_stamp(&self) -> i64 {
+        self.etag.max(self.auth_data_since)
+    }
 }
 
 impl Memory {
@@ -104,11 +110,11 @@ impl Store for Memory {
         self.with(|state| {
             let key_set = state.new_key_set();
             let versions = state.versions(&author.user_id);
-            let latest =
-                versions.iter().map(|(version, entry)| version.get().max(entry.etag)).max();
+            let latest = versions.values().map(Entry::latest_stamp).max();
             let stamp = author.at.stamp_after(latest.unwrap_or(0));
             let version = Version::new(stamp).ok_or(Error::Damaged { what: "version" })?;
-            let entry = Entry { created: new, etag: stamp, key_set, is_deleted: false };
+            let (etag, auth_data_since) = (stamp, stamp);
+            let entry = Entry { created: new, etag, auth_data_since, key_set, is_deleted: false };
             versions.insert(version, entry);
             Ok(version)
         })
@@ -132,7 +138,10 @@ impl Store for Memory {
         self.with(|state| {
             let entry = state.live(&author.user_id, Some(version))?.1;
             new.may_replace(&entry.created).map_err(Error::MayNotReplace)?;
-            entry.created = new;
+            if entry.created.auth_data.as_str() != new.auth_data.as_str() {
+                entry.auth_data_since = author.at.stamp_after(entry.latest_stamp());
+                entry.created = new;
+            }
             Ok(())
         })
     }
@@ -143,7 +152,7 @@ impl Store for Memory {
             let entry = entry.ok_or(Error::NoSuchVersion)?;
             if !entry.is_deleted {
                 entry.is_deleted = true;
-                entry.etag = author.at.stamp_after(entry.etag);
+                entry.etag = author.at.stamp_after(entry.latest_stamp());
             }
             Ok(())
         })
@@ -168,7 +177,7 @@ impl Store for Memory {
             }
             if has_changed {
                 let entry = state.live(&author.user_id, Some(version))?.1;
-                entry.etag = author.at.stamp_after(entry.etag);
+                entry.etag = author.at.stamp_after(entry.latest_stamp());
             }
             state.stored(&author.user_id, version)
         })
@@ -192,7 +201,7 @@ impl Store for Memory {
                 *state.keys(key_set)? = left;
                 let entry = state.live(&author.user_id, Some(version))?.1;
                 entry.key_set = key_set;
-                entry.etag = author.at.stamp_after(entry.etag);
+                entry.etag = author.at.stamp_after(entry.latest_stamp());
             }
             state.stored(&author.user_id, version)
         })
@@ -245,8 +254,16 @@ impl Store for Memory {
         })
     }
 
-    async fn purge(&self, _before: Timestamp) -> Result<Purged> {
+    async fn tick(&self, _tick: Tick) -> Result<()> {
+        Ok(())
+    }
+
+    async fn purge(&self) -> Result<Purged> {
         Ok(Purged { keys: 0, is_done: true })
+    }
+
+    async fn outlook(&self) -> Result<Outlook> {
+        Ok(Outlook::default())
     }
 
     async fn check(&self) -> Result<()> {

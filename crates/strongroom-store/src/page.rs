@@ -27,6 +27,7 @@ pub struct Page {
     text: String,
     keys: Vec<Entry>,
     is_full: bool,
+    left_out: usize,
 }
 
 /// Where a key's texts end in the buffer; they begin where the one before ended.
@@ -55,6 +56,16 @@ impl Page {
     /// Whether there may be keys behind this page. One that is not full is the last.
     pub fn is_full(&self) -> bool {
         self.is_full
+    }
+
+    /// Counts a key that is damaged, which hides none of the others.
+    pub fn leave_out(&mut self) {
+        self.left_out += 1;
+    }
+
+    /// How many keys are missing from it because they are damaged.
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// How many keys it holds.

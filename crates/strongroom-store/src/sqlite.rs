@@ -6,10 +6,13 @@
 //! into the file.
 
 mod checkpoint;
+mod checksum;
+mod kept;
 mod purge;
 mod read;
 mod readers;
 mod schema;
+mod service;
 mod write;
 mod writer;
 
@@ -22,8 +25,9 @@ use strongroom_protocol::{NewVersion, RoomId, RoomKey, RoomKeys, SessionId, User
 use self::{checkpoint::Checkpoints, readers::Readers, schema::Directory, writer::Writer};
 use crate::{
     page::{Page, PageSize, Position},
-    store::{Author, Backup, Error, KeySet, Purged, Result, Scope, Store, Stored},
-    time::Timestamp,
+    store::{
+        Author, Backup, Error, KeySet, Outlook, Purged, Quotas, Result, Scope, Store, Stored, Tick,
+    },
 };
 
 pub use self::schema::OpenError;
@@ -35,6 +39,7 @@ pub struct Sqlite {
     writer: Writer,
     readers: Readers,
     _checkpoints: Checkpoints,
+    quotas: Quotas,
 }
 
 impl Sqlite {
@@ -45,13 +50,25 @@ impl Sqlite {
     ///
     /// Each [`OpenError`] is something that an operator can see to.
     pub fn open(directory: impl AsRef<Path>) -> std::result::Result<Self, OpenError> {
+        Self::open_with(directory, Quotas::default())
+    }
+
+    /// The same with limits of one's own to what a user may have.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]
+    pub fn open_with(
+        directory: impl AsRef<Path>,
+        quotas: Quotas,
+    ) -> std::result::Result<Self, OpenError> {
         let path = directory.as_ref();
         let directory = Arc::new(Directory::open(path)?);
         let database = |source| OpenError::Database { path: path.to_owned(), source };
         let checkpoints = Checkpoints::start(&directory).map_err(database)?;
         let writer = Writer::start(&directory, checkpoints.waker()).map_err(database)?;
         let readers = Readers::new(directory);
-        Ok(Self { writer, readers, _checkpoints: checkpoints })
+        Ok(Self { writer, readers, _checkpoints: checkpoints, quotas })
     }
 }
 
@@ -64,8 +81,9 @@ impl From<rusqlite::Error> for Error {
 #[async_trait]
 impl Store for Sqlite {
     async fn create_version(&self, author: &Author, new: NewVersion) -> Result<Version> {
-        let author = author.clone();
-        self.writer.write(move |database| write::create_version(database, &author, &new)).await
+        let (author, quotas) = (author.clone(), self.quotas);
+        let write = move |database: &_| write::create_version(database, &author, &new, quotas);
+        self.writer.write(write).await
     }
 
     async fn version(&self, user_id: &UserId, version: Option<Version>) -> Result<Backup> {
@@ -78,8 +96,9 @@ impl Store for Sqlite {
         version: Version,
         new: NewVersion,
     ) -> Result<()> {
-        let author = author.clone();
-        let write = move |database: &_| write::update_version(database, &author, version, &new);
+        let (author, quotas) = (author.clone(), self.quotas);
+        let write =
+            move |database: &_| write::update_version(database, &author, version, &new, quotas);
         self.writer.write(write).await
     }
 
@@ -89,8 +108,9 @@ impl Store for Sqlite {
     }
 
     async fn put_keys(&self, author: &Author, version: Version, keys: RoomKeys) -> Result<Stored> {
-        let author = author.clone();
-        self.writer.write(move |database| write::put_keys(database, &author, version, &keys)).await
+        let (author, quotas) = (author.clone(), self.quotas);
+        let write = move |database: &_| write::put_keys(database, &author, version, &keys, quotas);
+        self.writer.write(write).await
     }
 
     async fn delete_keys(&self, author: &Author, version: Version, scope: Scope) -> Result<Stored> {
@@ -127,8 +147,19 @@ impl Store for Sqlite {
         self.readers.read(read).await
     }
 
-    async fn purge(&self, before: Timestamp) -> Result<Purged> {
-        self.writer.write(move |database| purge::step(database, before)).await
+    async fn tick(&self, tick: Tick) -> Result<()> {
+        self.writer.write(move |database| service::tick(database, tick)).await
+    }
+
+    async fn purge(&self) -> Result<Purged> {
+        match self.readers.read(purge::find).await? {
+            Some(due) => self.writer.write(move |database| purge::remove(database, due)).await,
+            None => Ok(Purged { keys: 0, is_done: true }),
+        }
+    }
+
+    async fn outlook(&self) -> Result<Outlook> {
+        self.readers.read(purge::outlook).await
     }
 
     async fn check(&self) -> Result<()> {

@@ -1,5 +1,7 @@
 //! What a store does, and what always holds of it.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use strongroom_protocol::{
     DeviceId, Etag, NewVersion, Object, RoomId, RoomKey, RoomKeys, SessionId, UserId, Version,
@@ -31,6 +33,9 @@ pub enum Error {
     /// What a version was created with can't be changed so.
     #[error("{0}")]
     MayNotReplace(&'static str),
+    /// The user has as much as a user may have.
+    #[error("the user has reached a limit: {0}")]
+    OverQuota(Quota),
     /// The key set that was being read has meanwhile been deleted for good.
     #[error("the keys were purged while they were read")]
     Purged,
@@ -94,13 +99,83 @@ pub enum Scope {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct KeySet(pub(crate) i64);
 
+/// How much one user may have. What is kept of deleted and replaced keys counts as well, so that
+/// whoever deletes and uploads in a circle does not fill the disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Quotas {
+    /// Keys in all versions.
+    pub keys_max: u64,
+    /// Bytes of their `session_data`, of replaced `auth_data`, and of the journal.
+    pub bytes_max: u64,
+    /// Versions, those included that were deleted and can still be brought back.
+    pub versions_max: u64,
+}
+
+impl Default for Quotas {
+    /// Fifty times what the heaviest users have.
+    fn default() -> Self {
+        Self { keys_max: 5_000_000, bytes_max: 8 << 30, versions_max: 1_000 }
+    }
+}
+
+/// A limit that a user has reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Quota {
+    /// Of keys.
+    #[error("{0} keys")]
+    Keys(u64),
+    /// Of bytes.
+    #[error("{0} bytes")]
+    Bytes(u64),
+    /// Of versions.
+    #[error("{0} versions")]
+    Versions(u64),
+}
+
+/// How long what left the view is kept, measured in time of service.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Retention {
+    /// Keys, versions and `auth_data`; zero: nothing is kept.
+    pub kept: Duration,
+    /// Lines of the journal, which stay at least as long as what they tell of.
+    pub journal: Duration,
+}
+
+/// Time of service that has passed.
+///
+/// Retention does not trust the clock, which may jump ahead by a year: it counts the time during
+/// which somebody kept telling the store, by a clock that only runs forward, that time passes. A
+/// server that is off half of the time keeps things for twice as long.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Tick {
+    /// Since the last tick, or since the start; more than the last tick announced does not count.
+    pub served: Duration,
+    /// No later than this comes the next tick.
+    pub next: Duration,
+    /// What holds from now on.
+    pub retention: Retention,
+}
+
 /// How far one step of a purge came.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Purged {
     /// Keys that are now gone for good.
     pub keys: u64,
-    /// Whether nothing older was left.
+    /// Whether nothing was left whose time is over.
     pub is_done: bool,
+}
+
+/// What is out of view, and what the purge has before it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Outlook {
+    /// Keys that are kept.
+    pub kept_keys: u64,
+    /// Bytes that are kept.
+    pub kept_bytes: u64,
+    /// Keys whose time is over, and that are removed next.
+    pub due_keys: u64,
+    /// In what time of service the next becomes due; zero if one is, `None` if nothing is kept.
+    pub next_in: Option<Duration>,
 }
 
 /// Keeps the backups of any number of users.
@@ -112,7 +187,7 @@ pub struct Purged {
 /// 3. `count` and `etag` change together with the keys; `etag` rises if and only if keys changed.
 /// 4. A version id is given once.
 /// 5. Nothing a client does destroys data: what is deleted, replaced or beaten leaves the view, and
-///    stays until [`Store::purge`] is told that its time is over.
+///    stays until [`Store::purge`] finds that its [`Retention`] is over.
 /// 6. Each request that creates, alters or deletes a version, deletes keys or replaces some leaves
 ///    one line in the journal.
 ///
@@ -121,6 +196,10 @@ pub struct Purged {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Creates a backup, which becomes the current one. Its id and etag come from the clock.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OverQuota`].
     async fn create_version(&self, author: &Author, new: NewVersion) -> Result<Version>;
 
     /// Looks at one backup.
@@ -134,7 +213,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchVersion`], [`Error::MayNotReplace`].
+    /// [`Error::NoSuchVersion`], [`Error::MayNotReplace`], [`Error::OverQuota`].
     async fn update_version(
         &self,
         author: &Author,
@@ -154,7 +233,7 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Error::NotCurrent`] if the version is another than the current one, or deleted;
-    /// [`Error::NoSuchVersion`] if it never existed; [`Error::NoBackup`].
+    /// [`Error::NoSuchVersion`] if it never existed; [`Error::NoBackup`]; [`Error::OverQuota`].
     async fn put_keys(&self, author: &Author, version: Version, keys: RoomKeys) -> Result<Stored>;
 
     /// Deletes keys of a backup, current or not; all of them in constant time.
@@ -198,9 +277,15 @@ pub trait Store: Send + Sync + 'static {
         size: PageSize,
     ) -> Result<Page>;
 
-    /// Removes for good a bounded part of what left the view before this time. Called again until it
-    /// is done, it leaves room for writers in between.
-    async fn purge(&self, before: Timestamp) -> Result<Purged>;
+    /// Takes note that time has passed, by which retention is measured.
+    async fn tick(&self, tick: Tick) -> Result<()>;
+
+    /// Removes for good a bounded part of what left the view longer ago than the retention of the
+    /// last tick. Called again until it is done, it leaves room for writers in between.
+    async fn purge(&self) -> Result<Purged>;
+
+    /// What is kept out of view, and what will be purged next.
+    async fn outlook(&self) -> Result<Outlook>;
 
     /// Whether it can be read, and takes writes.
     ///

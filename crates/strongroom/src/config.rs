@@ -30,6 +30,7 @@ pub(crate) struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokens: Option<PathBuf>,
     pub(crate) retention: Span,
+    pub(crate) journal_retention: Span,
     pub(crate) shutdown_timeout: Span,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) homeserver: Vec<Homeserver>,
@@ -66,6 +67,9 @@ pub(crate) struct Auth {
 pub(crate) struct Limits {
     pub(crate) body_bytes_max: usize,
     pub(crate) session_data_bytes_max: usize,
+    pub(crate) user_keys_max: u64,
+    pub(crate) user_bytes_max: u64,
+    pub(crate) user_versions_max: u64,
     pub(crate) bodies_in_flight_bytes_max: usize,
     pub(crate) connections_max: NonZeroUsize,
     pub(crate) header_timeout: Span,
@@ -140,6 +144,7 @@ impl Default for Config {
             data: None,
             tokens: None,
             retention: seconds(30 * 24 * 60 * 60),
+            journal_retention: seconds(365 * 24 * 60 * 60),
             shutdown_timeout: seconds(30),
             homeserver: Vec::new(),
             auth: Auth::default(),
@@ -166,9 +171,13 @@ impl Default for Auth {
 impl Default for Limits {
     fn default() -> Self {
         let defaults = strongroom_server::Options::default();
+        let quotas = strongroom_store::Quotas::default();
         Self {
             body_bytes_max: defaults.limits.body_bytes_max,
             session_data_bytes_max: defaults.limits.session_data_bytes_max,
+            user_keys_max: quotas.keys_max,
+            user_bytes_max: quotas.bytes_max,
+            user_versions_max: quotas.versions_max,
             bodies_in_flight_bytes_max: defaults.bodies_in_flight_bytes_max,
             connections_max: CONNECTIONS_MAX,
             header_timeout: seconds(75),

@@ -21,7 +21,7 @@ const SQLITE_VERSION_MIN: i32 = 3_051_003;
 pub(super) const CHECKPOINT_PAGES: i32 = 8 * 1024;
 
 /// Each brings the file from the version of its place in this list to the next.
-const MIGRATIONS: [&str; 1] = [
+const MIGRATIONS: [&str; 2] = [
     // Times, etags and version ids are microseconds since 1970.
     "
     CREATE TABLE users (
@@ -104,6 +104,95 @@ const MIGRATIONS: [&str; 1] = [
         keys INTEGER NOT NULL -- how many were replaced or deleted
     ) STRICT;
     CREATE INDEX journal_by_user ON journal (user_pk, at);
+    ",
+    // Retention by time of service, sizes, checksums, and sets that were shown more than once.
+    "
+    CREATE TABLE service (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        age INTEGER NOT NULL, -- microseconds that the store has been in service
+        age_limit INTEGER NOT NULL, -- what age does not exceed before it is written next
+        retention INTEGER NOT NULL, -- as the server was told last, for the operator's commands
+        journal_retention INTEGER NOT NULL,
+        stamp_floor INTEGER NOT NULL -- no stamp of a user who was purged was greater
+    ) STRICT;
+    -- 30 days and a year, until a server says otherwise.
+    INSERT INTO service VALUES (1, 0, 0, 2592000000000, 31536000000000, 0);
+
+    ALTER TABLE users ADD COLUMN retention INTEGER; -- where it is longer than everybody's
+    ALTER TABLE users ADD COLUMN kept_keys INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE users ADD COLUMN kept_bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE users ADD COLUMN purged_until INTEGER NOT NULL DEFAULT 0; -- before it, history has gaps
+
+    -- The long texts come last: what is read with each request lies before them.
+    CREATE TABLE versions_2 (
+        user_pk INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        key_set_pk INTEGER NOT NULL,
+        etag INTEGER NOT NULL,
+        count INTEGER NOT NULL,
+        bytes INTEGER NOT NULL, -- of session_data
+        deleted_at INTEGER,
+        auth_data_since INTEGER NOT NULL,
+        checksum INTEGER, -- of all the others; rows of format 1 have none
+        algorithm TEXT NOT NULL,
+        auth_data TEXT NOT NULL,
+        PRIMARY KEY (user_pk, version)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO versions_2
+        SELECT user_pk, version, key_set_pk, etag, count,
+            coalesce((SELECT sum(octet_length(session_data)) FROM keys
+                WHERE keys.key_set_pk = versions.key_set_pk), 0),
+            deleted_at, auth_data_since, NULL, algorithm, auth_data
+        FROM versions;
+    DROP TABLE versions;
+    ALTER TABLE versions_2 RENAME TO versions;
+
+    ALTER TABLE key_sets ADD COLUMN bytes INTEGER; -- when it was detached
+    ALTER TABLE key_sets ADD COLUMN end_age INTEGER; -- of the service, when it was detached
+    UPDATE key_sets SET end_age = 0, bytes = coalesce((SELECT sum(octet_length(session_data))
+            FROM keys WHERE keys.key_set_pk = key_sets.key_set_pk), 0)
+        WHERE detached_at IS NOT NULL;
+    DROP INDEX key_sets_by_end;
+    CREATE INDEX key_sets_by_end ON key_sets (end_age) WHERE end_age IS NOT NULL;
+
+    -- A set that an operator brought back was shown before, from then until then.
+    CREATE TABLE past_attachments (
+        key_set_pk INTEGER NOT NULL,
+        attached_at INTEGER NOT NULL,
+        detached_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX past_attachments_by_key_set ON past_attachments (key_set_pk);
+
+    ALTER TABLE keys ADD COLUMN checksum INTEGER;
+
+    ALTER TABLE key_history ADD COLUMN checksum INTEGER;
+    ALTER TABLE key_history ADD COLUMN end_age INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX key_history_by_end;
+    CREATE INDEX key_history_by_end ON key_history (end_age);
+
+    ALTER TABLE auth_data_history ADD COLUMN checksum INTEGER;
+    ALTER TABLE auth_data_history ADD COLUMN end_age INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX auth_data_history_by_end;
+    CREATE INDEX auth_data_history_by_end ON auth_data_history (end_age);
+
+    ALTER TABLE journal ADD COLUMN age INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX journal_by_age ON journal (age);
+
+    UPDATE users SET
+        kept_keys =
+            (SELECT count(*) FROM keys JOIN key_sets USING (key_set_pk)
+                WHERE key_sets.user_pk = users.user_pk AND detached_at IS NOT NULL)
+            + (SELECT count(*) FROM key_history JOIN key_sets USING (key_set_pk)
+                WHERE key_sets.user_pk = users.user_pk),
+        kept_bytes =
+            (SELECT coalesce(sum(key_sets.bytes), 0) FROM key_sets
+                WHERE key_sets.user_pk = users.user_pk AND detached_at IS NOT NULL)
+            + (SELECT coalesce(sum(octet_length(session_data)), 0)
+                FROM key_history JOIN key_sets USING (key_set_pk)
+                WHERE key_sets.user_pk = users.user_pk)
+            + (SELECT coalesce(sum(octet_length(auth_data)), 0) FROM auth_data_history
+                WHERE auth_data_history.user_pk = users.user_pk)
+            + (SELECT 128 * count(*) FROM journal WHERE journal.user_pk = users.user_pk);
     ",
 ];
 

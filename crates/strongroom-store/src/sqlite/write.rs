@@ -1,15 +1,20 @@
 //! What is written. Whatever a function did is undone by the writer when it returns an error.
 
-use rusqlite::{Connection, OptionalExtension as _, params};
-use strongroom_protocol::{Etag, NewVersion, RoomId, RoomKey, RoomKeys, SessionId, Version};
+use rusqlite::{Connection, params};
+use strongroom_protocol::{KeyRef, NewVersion, RoomId, RoomKey, RoomKeys, SessionId, Version};
 
-use super::read::{self, Found};
-use crate::store::{Author, Error, KeySet, Result, Scope, Stored};
+use super::{
+    checksum,
+    kept::{self, Kept, Line},
+    read::{self, Found, KeyRow, key_columns},
+};
+use crate::store::{Author, Error, KeySet, Quota, Quotas, Result, Scope, Stored};
 
 pub(super) fn create_version(
     database: &Connection,
     author: &Author,
     new: &NewVersion,
+    quotas: Quotas,
 ) -> Result<Version> {
     let user_id = author.user_id.as_str();
     database
@@ -18,20 +23,52 @@ pub(super) fn create_version(
     let user_pk: i64 = database
         .prepare_cached("SELECT user_pk FROM users WHERE user_id = ?1")?
         .query_one([user_id], |row| row.get(0))?;
-    // The greatest stamp that any of the user's backups has used.
-    let latest: Option<i64> = database
-        .prepare_cached("SELECT max(max(version, etag)) FROM versions WHERE user_pk = ?1")?
+    // Deleted ones count as long as they are kept: who creates and deletes is bounded as well.
+    let versions: i64 = database
+        .prepare_cached(
+            "SELECT count(*) FROM versions WHERE user_pk = ?1
+             AND (deleted_at IS NULL OR key_set_pk IN (SELECT key_set_pk FROM key_sets))",
+        )?
         .query_one([user_pk], |row| row.get(0))?;
-    let stamp = author.at.stamp_after(latest.unwrap_or(0));
+    if versions.unsigned_abs() >= quotas.versions_max {
+        return Err(Error::OverQuota(Quota::Versions(quotas.versions_max)));
+    }
+    // The greatest stamp that any of the user's backups has used, or one of a user who was purged:
+    // it may have been this one.
+    let latest: i64 = database
+        .prepare_cached(
+            "SELECT max(stamp_floor, coalesce((SELECT max(max(version, etag, auth_data_since))
+                FROM versions WHERE user_pk = ?1), 0)) FROM service",
+        )?
+        .query_one([user_pk], |row| row.get(0))?;
+    let stamp = author.at.stamp_after(latest);
     let version = Version::new(stamp).ok_or(Error::Damaged { what: "version" })?;
-    let key_set = attach_key_set(database, user_pk, version, stamp)?;
+    let found = Found {
+        user_pk,
+        version,
+        key_set: kept::new_key_set(database, user_pk, version, stamp)?,
+        stored: Stored { etag: kept::etag(stamp)?, count: 0 },
+        bytes: 0,
+        algorithm: new.algorithm.clone(),
+        auth_data: new.auth_data.as_str().to_owned(),
+        auth_data_since: stamp,
+        deleted_at: None,
+    };
     database
         .prepare_cached(
-            "INSERT INTO versions (user_pk, version, algorithm, auth_data, auth_data_since,
-                key_set_pk, etag, count) VALUES (?1, ?2, ?3, ?4, ?2, ?5, ?2, 0)",
+            "INSERT INTO versions (user_pk, version, key_set_pk, etag, count, bytes, auth_data_since,
+                checksum, algorithm, auth_data) VALUES (?1, ?2, ?3, ?2, 0, 0, ?2, ?4, ?5, ?6)",
         )?
-        .execute(params![user_pk, stamp, new.algorithm, new.auth_data.as_str(), key_set.0])?;
-    record(database, author, user_pk, stamp, "create_version", version, 0)?;
+        .execute(params![
+            user_pk,
+            stamp,
+            found.key_set.0,
+            found.checksum(),
+            found.algorithm,
+            found.auth_data
+        ])?;
+    let line = Line { action: "create_version", version, keys: 0 };
+    kept::record(database, author, user_pk, stamp, line, Kept::default())?;
     Ok(version)
 }
 
@@ -40,32 +77,20 @@ pub(super) fn update_version(
     author: &Author,
     version: Version,
     new: &NewVersion,
+    quotas: Quotas,
 ) -> Result<()> {
     let found = read::live(database, &author.user_id, Some(version))?;
     new.may_replace(&found.created()?).map_err(Error::MayNotReplace)?;
     if new.auth_data.as_str() == found.auth_data {
         return Ok(());
     }
-    let stamp = author.at.stamp_after(found.auth_data_since.max(found.stored.etag.get()));
-    database
-        .prepare_cached(
-            "INSERT INTO auth_data_history (user_pk, version, auth_data, since, ended_at)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?
-        .execute(params![
-            found.user_pk,
-            version.get(),
-            found.auth_data,
-            found.auth_data_since,
-            stamp
-        ])?;
-    database
-        .prepare_cached(
-            "UPDATE versions SET auth_data = ?3, auth_data_since = ?4
-             WHERE user_pk = ?1 AND version = ?2",
-        )?
-        .execute(params![found.user_pk, version.get(), new.auth_data.as_str(), stamp])?;
-    record(database, author, found.user_pk, stamp, "update_version", version, 0)
+    let stamp = author.at.stamp_after(found.latest_stamp());
+    let replaced = kept::keep_auth_data(database, &found, stamp)?;
+    let auth_data = new.auth_data.as_str().to_owned();
+    kept::update(database, &Found { auth_data, auth_data_since: stamp, ..found.clone() })?;
+    let line = Line { action: "update_version", version, keys: 0 };
+    kept::record(database, author, found.user_pk, stamp, line, replaced)?;
+    check_quotas(database, found.user_pk, quotas)
 }
 
 pub(super) fn delete_version(
@@ -74,18 +99,15 @@ pub(super) fn delete_version(
     version: Version,
 ) -> Result<()> {
     let found = Found::exact(database, &author.user_id, version)?.ok_or(Error::NoSuchVersion)?;
-    if found.is_deleted {
+    if found.deleted_at.is_some() {
         return Ok(());
     }
-    let stamp = author.at.stamp_after(found.stored.etag.get());
-    detach_key_set(database, &found, stamp)?;
-    database
-        .prepare_cached(
-            "UPDATE versions SET deleted_at = ?3, etag = ?3 WHERE user_pk = ?1 AND version = ?2",
-        )?
-        .execute(params![found.user_pk, version.get(), stamp])?;
-    let keys = found.stored.count;
-    record(database, author, found.user_pk, stamp, "delete_version", version, keys)
+    let stamp = author.at.stamp_after(found.latest_stamp());
+    let deleted = kept::detach(database, &found, stamp)?;
+    let after = found.with_keys(found.key_set, deleted, stamp)?;
+    kept::update(database, &Found { deleted_at: Some(stamp), ..after })?;
+    let line = Line { action: "delete_version", version, keys: deleted.keys };
+    kept::record(database, author, found.user_pk, stamp, line, deleted)
 }
 
 pub(super) fn put_keys(
@@ -93,6 +115,7 @@ pub(super) fn put_keys(
     author: &Author,
     version: Version,
     keys: &RoomKeys,
+    quotas: Quotas,
 ) -> Result<Stored> {
     let current = Found::current(database, &author.user_id)?.ok_or(Error::NoBackup)?;
     if current.version != version {
@@ -100,22 +123,31 @@ pub(super) fn put_keys(
         Found::exact(database, &author.user_id, version)?.ok_or(Error::NoSuchVersion)?;
         return Err(Error::NotCurrent { current: current.version });
     }
-    let stamp = author.at.stamp_after(current.stored.etag.get());
-    let (mut added, mut replaced) = (0, 0);
+    let stamp = author.at.stamp_after(current.latest_stamp());
+    let (mut shown, mut replaced) = (current.keys(), Kept::default());
     for (room_id, session_id, key) in keys.iter() {
+        let bytes = i64::try_from(key.session_data.as_str().len()).unwrap_or(i64::MAX);
         match put_key(database, current.key_set, room_id, session_id, key, stamp)? {
-            Put::Added => added += 1,
-            Put::Replaced => replaced += 1,
+            Put::Added => shown += Kept { keys: 1, bytes },
+            Put::Replaced(old) => {
+                shown += Kept { keys: 1, bytes };
+                shown += -old;
+                replaced += old;
+            }
             Put::Kept => {}
         }
     }
-    if replaced > 0 {
-        record(database, author, current.user_pk, stamp, "replace_keys", version, replaced)?;
-    }
-    if added + replaced == 0 {
+    if replaced == Kept::default() && shown == current.keys() {
         return Ok(current.stored);
     }
-    set_stored(database, &current, stamp, current.stored.count + added, current.key_set)
+    let after = current.with_keys(current.key_set, shown, stamp)?;
+    kept::update(database, &after)?;
+    if replaced.keys > 0 {
+        let line = Line { action: "replace_keys", version, keys: replaced.keys };
+        kept::record(database, author, current.user_pk, stamp, line, replaced)?;
+    }
+    check_quotas(database, current.user_pk, quotas)?;
+    Ok(after.stored)
 }
 
 pub(super) fn delete_keys(
@@ -125,33 +157,36 @@ pub(super) fn delete_keys(
     scope: &Scope,
 ) -> Result<Stored> {
     let found = read::live(database, &author.user_id, Some(version))?;
-    let stamp = author.at.stamp_after(found.stored.etag.get());
+    let stamp = author.at.stamp_after(found.latest_stamp());
     let (deleted, key_set) = match scope {
-        Scope::All if found.stored.count == 0 => (0, found.key_set),
+        Scope::All if found.stored.count == 0 => (Kept::default(), found.key_set),
         Scope::All => {
-            detach_key_set(database, &found, stamp)?;
-            let empty = attach_key_set(database, found.user_pk, version, stamp)?;
-            (found.stored.count, empty)
+            let deleted = kept::detach(database, &found, stamp)?;
+            (deleted, kept::new_key_set(database, found.user_pk, version, stamp)?)
         }
         Scope::Room(room_id) => {
-            (delete_room(database, found.key_set, room_id, stamp)?, found.key_set)
+            (kept::delete_room(database, found.key_set, room_id, stamp)?, found.key_set)
         }
-        Scope::Session(room_id, session_id) => {
-            let deleted = delete_session(database, found.key_set, room_id, session_id, stamp)?;
-            (deleted, found.key_set)
-        }
+        Scope::Session(room_id, session_id) => (
+            kept::delete_session(database, found.key_set, room_id, session_id, stamp)?,
+            found.key_set,
+        ),
     };
-    if deleted == 0 {
+    if deleted.keys == 0 {
         return Ok(found.stored);
     }
-    record(database, author, found.user_pk, stamp, "delete_keys", version, deleted)?;
-    let left = found.stored.count.checked_sub(deleted).ok_or(Error::Damaged { what: "count" })?;
-    set_stored(database, &found, stamp, left, key_set)
+    let mut left = found.keys();
+    left += -deleted;
+    let after = found.with_keys(key_set, left, stamp)?;
+    kept::update(database, &after)?;
+    let line = Line { action: "delete_keys", version, keys: deleted.keys };
+    kept::record(database, author, found.user_pk, stamp, line, deleted)?;
+    Ok(after.stored)
 }
 
 enum Put {
     Added,
-    Replaced,
+    Replaced(Kept),
     Kept,
 }
 
@@ -163,52 +198,39 @@ fn put_key(
     key: &RoomKey,
     stamp: i64,
 ) -> Result<Put> {
-    let rank = key.rank;
-    let params = params![
-        key_set.0,
-        room_id.as_str(),
-        session_id.as_str(),
-        rank.is_verified(),
-        rank.first_message_index(),
-        rank.forwarded_count(),
-        stamp,
-        key.session_data.as_str(),
-    ];
+    let (room_id, session_id) = (room_id.as_str(), session_id.as_str());
+    let (rank, session_data) = (key.rank, key.session_data.as_str());
+    let checksum =
+        checksum::of_key(key_set.0, KeyRef { room_id, session_id, rank, session_data }, stamp);
     let added = database
         .prepare_cached(
             "INSERT INTO keys (key_set_pk, room_id, session_id, is_verified, first_message_index,
-                forwarded_count, stored_at, session_data)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                forwarded_count, stored_at, session_data, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
              ON CONFLICT (key_set_pk, room_id, session_id) DO NOTHING",
         )?
-        .execute(params)?;
+        .execute(params![
+            key_set.0,
+            room_id,
+            session_id,
+            rank.is_verified(),
+            rank.first_message_index(),
+            rank.forwarded_count(),
+            stamp,
+            session_data,
+            checksum,
+        ])?;
     if added == 1 {
         return Ok(Put::Added);
     }
-    // The better-key rule, as in `Rank`: verified, then the lower index, then the lower count.
-    let beaten: Option<i64> = database
-        .prepare_cached(
-            "SELECT rowid FROM keys WHERE key_set_pk = ?1 AND room_id = ?2 AND session_id = ?3
-             AND (?4, -?5, -?6) > (is_verified, -first_message_index, -forwarded_count)",
-        )?
-        .query_row(
-            params![
-                key_set.0,
-                room_id.as_str(),
-                session_id.as_str(),
-                rank.is_verified(),
-                rank.first_message_index(),
-                rank.forwarded_count()
-            ],
-            |row| row.get(0),
-        )
-        .optional()?;
-    let Some(rowid) = beaten else { return Ok(Put::Kept) };
-    database.prepare_cached(&format!("{TO_HISTORY} rowid = ?2"))?.execute([stamp, rowid])?;
+    let Some((rowid, old)) = beaten(database, key_set, room_id, session_id, key)? else {
+        return Ok(Put::Kept);
+    };
+    kept::keep_key(database, rowid, stamp)?;
     database
         .prepare_cached(
             "UPDATE keys SET is_verified = ?2, first_message_index = ?3, forwarded_count = ?4,
-                stored_at = ?5, session_data = ?6 WHERE rowid = ?1",
+                stored_at = ?5, session_data = ?6, checksum = ?7 WHERE rowid = ?1",
         )?
         .execute(params![
             rowid,
@@ -216,111 +238,52 @@ fn put_key(
             rank.first_message_index(),
             rank.forwarded_count(),
             stamp,
-            key.session_data.as_str()
+            session_data,
+            checksum,
         ])?;
-    Ok(Put::Replaced)
+    Ok(Put::Replaced(old))
 }
 
-/// Copies keys that are about to leave the view.
-const TO_HISTORY: &str = "INSERT INTO key_history (key_set_pk, room_id, session_id, is_verified,
-        first_message_index, forwarded_count, stored_at, ended_at, session_data)
-    SELECT key_set_pk, room_id, session_id, is_verified, first_message_index, forwarded_count,
-        stored_at, ?1, session_data
-    FROM keys WHERE";
-
-fn delete_room(
+/// The row of the stored key, if the new one is to replace it: a better one, or any one where the
+/// stored one is damaged.
+fn beaten(
     database: &Connection,
     key_set: KeySet,
-    room_id: &RoomId,
-    stamp: i64,
-) -> Result<u64> {
-    let room_id = room_id.as_str();
-    database
-        .prepare_cached(&format!("{TO_HISTORY} key_set_pk = ?2 AND room_id = ?3"))?
-        .execute(params![stamp, key_set.0, room_id])?;
-    let deleted = database
-        .prepare_cached("DELETE FROM keys WHERE key_set_pk = ?1 AND room_id = ?2")?
-        .execute(params![key_set.0, room_id])?;
-    Ok(deleted as u64)
+    room_id: &str,
+    session_id: &str,
+    new: &RoomKey,
+) -> Result<Option<(i64, Kept)>> {
+    let mut statement = database.prepare_cached(concat!(
+        "SELECT ",
+        key_columns!(),
+        ", rowid, octet_length(session_data) FROM keys
+         WHERE key_set_pk = ?1 AND room_id = ?2 AND session_id = ?3"
+    ))?;
+    let mut rows = statement.query(params![key_set.0, room_id, session_id])?;
+    let row = rows.next()?.ok_or(Error::Damaged { what: "index of keys" })?;
+    let stays = match KeyRow::read(key_set, row) {
+        Ok(KeyRow { key, is_intact, .. }) => is_intact && !new.rank.beats(key.rank),
+        Err(Error::Damaged { .. }) => false,
+        Err(error) => return Err(error),
+    };
+    let old = Kept { keys: 1, bytes: row.get(9)? };
+    Ok(if stays { None } else { Some((row.get(8)?, old)) })
 }
 
-fn delete_session(
-    database: &Connection,
-    key_set: KeySet,
-    room_id: &RoomId,
-    session_id: &SessionId,
-    stamp: i64,
-) -> Result<u64> {
-    let (room_id, session_id) = (room_id.as_str(), session_id.as_str());
-    database
-        .prepare_cached(&format!(
-            "{TO_HISTORY} key_set_pk = ?2 AND room_id = ?3 AND session_id = ?4"
-        ))?
-        .execute(params![stamp, key_set.0, room_id, session_id])?;
-    let deleted = database
+/// Whether a user still has what they may have, in view and out of it together.
+fn check_quotas(database: &Connection, user_pk: i64, quotas: Quotas) -> Result<()> {
+    let (keys, bytes): (i64, i64) = database
         .prepare_cached(
-            "DELETE FROM keys WHERE key_set_pk = ?1 AND room_id = ?2 AND session_id = ?3",
+            "SELECT kept_keys + sum(count), kept_bytes + sum(bytes)
+             FROM users JOIN versions USING (user_pk)
+             WHERE user_pk = ?1 AND deleted_at IS NULL",
         )?
-        .execute(params![key_set.0, room_id, session_id])?;
-    Ok(deleted as u64)
-}
-
-/// Makes an empty key set, which the caller lets the version show.
-fn attach_key_set(
-    database: &Connection,
-    user_pk: i64,
-    version: Version,
-    stamp: i64,
-) -> Result<KeySet> {
-    database
-        .prepare_cached("INSERT INTO key_sets (user_pk, version, attached_at) VALUES (?1, ?2, ?3)")?
-        .execute(params![user_pk, version.get(), stamp])?;
-    Ok(KeySet(database.last_insert_rowid()))
-}
-
-fn detach_key_set(database: &Connection, found: &Found, stamp: i64) -> Result<()> {
-    let count = i64::try_from(found.stored.count).unwrap_or(i64::MAX);
-    database
-        .prepare_cached("UPDATE key_sets SET detached_at = ?2, count = ?3 WHERE key_set_pk = ?1")?
-        .execute(params![found.key_set.0, stamp, count])?;
-    Ok(())
-}
-
-fn set_stored(
-    database: &Connection,
-    found: &Found,
-    stamp: i64,
-    count: u64,
-    key_set: KeySet,
-) -> Result<Stored> {
-    let count_stored = i64::try_from(count).map_err(|_| Error::Damaged { what: "count" })?;
-    database
-        .prepare_cached(
-            "UPDATE versions SET etag = ?3, count = ?4, key_set_pk = ?5
-             WHERE user_pk = ?1 AND version = ?2",
-        )?
-        .execute(params![found.user_pk, found.version.get(), stamp, count_stored, key_set.0])?;
-    let etag = Etag::new(stamp).ok_or(Error::Damaged { what: "etag" })?;
-    Ok(Stored { etag, count })
-}
-
-/// One line of the journal.
-fn record(
-    database: &Connection,
-    author: &Author,
-    user_pk: i64,
-    stamp: i64,
-    action: &str,
-    version: Version,
-    keys: u64,
-) -> Result<()> {
-    let device_id = author.device_id.as_ref().map(|device_id| device_id.as_str());
-    let keys = i64::try_from(keys).unwrap_or(i64::MAX);
-    database
-        .prepare_cached(
-            "INSERT INTO journal (user_pk, at, action, version, device_id, keys)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![user_pk, stamp, action, version.get(), device_id, keys])?;
-    Ok(())
+        .query_one([user_pk], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if keys.unsigned_abs() > quotas.keys_max {
+        Err(Error::OverQuota(Quota::Keys(quotas.keys_max)))
+    } else if bytes.unsigned_abs() > quotas.bytes_max {
+        Err(Error::OverQuota(Quota::Bytes(quotas.bytes_max)))
+    } else {
+        Ok(())
+    }
 }

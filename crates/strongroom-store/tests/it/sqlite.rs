@@ -5,12 +5,13 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use proptest::{prelude::*, test_runner::Config};
 use rusqlite::Connection;
 use strongroom_protocol::{Rank, RoomKeys};
-use strongroom_store::{Error, OpenError, PageSize, Scope, Sqlite, Store, Timestamp};
+use strongroom_store::{Error, OpenError, PageSize, Retention, Scope, Sqlite, Store, Tick};
 use tempfile::TempDir;
 
 use crate::contract::{self, Engine, author, key, new_version, room, session, user};
@@ -55,6 +56,18 @@ fn run<T>(future: impl Future<Output = T>) -> T {
         .build()
         .unwrap()
         .block_on(future)
+}
+
+const RETENTION: Duration = Duration::from_secs(3600);
+
+/// Lets a time of service pass, in ticks of a minute.
+async fn serve_for(store: &dyn Store, time: Duration) {
+    let minute = Duration::from_secs(60);
+    let retention = Retention { kept: RETENTION, journal: RETENTION * 10 };
+    // The first announces the second.
+    for served in [Duration::ZERO].into_iter().chain((0..=time.as_secs() / 60).map(|_| minute)) {
+        store.tick(Tick { served, next: minute, retention }).await.unwrap();
+    }
 }
 
 fn one_key(rank: Rank) -> RoomKeys {
@@ -152,7 +165,7 @@ fn nothing_that_leaves_the_view_is_lost_before_its_time() {
         store.put_keys(&author(0, 800), version, one_key(better)).await.unwrap();
         store.delete_version(&author(0, 900), version).await.unwrap();
 
-        let purged = store.purge(Timestamp::from_micros(300)).await.unwrap();
+        let purged = store.purge().await.unwrap();
         assert!(purged.is_done && purged.keys == 0, "{purged:?}");
         let device = |action: &str, keys| (action.to_owned(), "PHONE".to_owned(), keys);
         assert_eq!(
@@ -178,7 +191,8 @@ fn nothing_that_leaves_the_view_is_lost_before_its_time() {
         for sql in all {
             assert_eq!(engine.number(sql), 1, "{sql}");
         }
-        while !store.purge(Timestamp::from_micros(901)).await.unwrap().is_done {}
+        serve_for(&*store, RETENTION).await;
+        while !store.purge().await.unwrap().is_done {}
         for table in ["keys", "key_history", "auth_data_history", "key_sets"] {
             assert_eq!(engine.number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
         }
@@ -202,7 +216,8 @@ fn a_purge_goes_in_steps_and_a_reader_of_what_it_removes_is_told() {
         store.put_keys(&author(0, 200), version, many.collect()).await.unwrap();
         let key_set = store.key_set(&user(0), None).await.unwrap();
         store.delete_version(&author(0, 300), version).await.unwrap();
-        let first = store.purge(Timestamp::from_micros(301)).await.unwrap();
+        serve_for(&*store, RETENTION).await;
+        let first = store.purge().await.unwrap();
         assert!(first.keys > 0 && first.keys < 1000 && !first.is_done, "{first:?}");
         let size = PageSize { keys_max: 10, bytes_max: 10_000 };
         let page = store.page(key_set, None, None, size).await;
@@ -306,8 +321,12 @@ fn what_is_read_often_is_found_through_an_index() {
             ORDER BY session_id",
         "SELECT * FROM users CROSS JOIN versions USING (user_pk)
             WHERE user_id = ?1 AND deleted_at IS NULL ORDER BY version DESC LIMIT 1",
-        "SELECT key_set_pk FROM key_sets WHERE detached_at IS NOT NULL AND detached_at < ?1
-            ORDER BY detached_at LIMIT 1",
+        "SELECT user_pk, key_set_pk FROM key_sets CROSS JOIN users USING (user_pk)
+            WHERE end_age <= ?1 AND (users.retention IS NULL OR end_age <= ?2 - users.retention)
+            ORDER BY end_age LIMIT 1",
+        "SELECT user_pk, key_set_pk FROM key_history CROSS JOIN key_sets USING (key_set_pk)
+            CROSS JOIN users USING (user_pk) WHERE key_history.end_age <= ?1
+            ORDER BY key_history.end_age LIMIT 1",
     ] {
         let plan = plan(sql);
         assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");

@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 use strongroom_server::{
     Authenticator, FixedTokens, Homeserver, HomeserverOptions, Metrics, Options, PerHost, service,
 };
-use strongroom_store::{Sqlite, Store};
+use strongroom_store::{Quotas, Retention, Sqlite, Store};
 use tempfile::TempDir;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -17,7 +17,8 @@ use tokio::{
 use crate::{
     config::{Config, Overrides},
     listen::{self, ConnectionLimits, Listener},
-    log, operate,
+    log,
+    operate::{self, PurgeMetrics},
 };
 
 /// The user of `--dev`.
@@ -62,10 +63,11 @@ impl Serve {
             None => authenticator(&config)?,
         };
         let data = config.data.clone().unwrap_or_default();
-        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&data)?);
-        let metrics = Metrics::default();
+        let store: Arc<dyn Store> = Arc::new(Sqlite::open_with(&data, quotas(&config))?);
+        let (metrics, purge_metrics) = (Metrics::default(), PurgeMetrics::default());
         let mut registry = Registry::with_prefix("strongroom");
         metrics.register(&mut registry);
+        purge_metrics.register(&mut registry);
         let service = service(Arc::clone(&store), authenticator, options(&config, metrics));
 
         let listener = Listener::bind(&config.listen).await?;
@@ -87,7 +89,8 @@ impl Serve {
             let router = operate::router(registry, Arc::clone(&store));
             tokio::spawn(listen::serve(operator, router, limits, stopped(stop.clone()), timeout));
         }
-        tokio::spawn(operate::purge(Arc::clone(&store), config.retention.0));
+        let retention = Retention { kept: config.retention.0, journal: config.journal_retention.0 };
+        tokio::spawn(operate::purge(Arc::clone(&store), retention, purge_metrics));
         if let Some(dev) = &dev {
             dev.greet(&url)?;
         }
@@ -101,6 +104,14 @@ impl Serve {
             tracing::warn!("stopped before all requests in flight were finished");
         }
         Ok(())
+    }
+}
+
+fn quotas(config: &Config) -> Quotas {
+    Quotas {
+        keys_max: config.limits.user_keys_max,
+        bytes_max: config.limits.user_bytes_max,
+        versions_max: config.limits.user_versions_max,
     }
 }
 
