@@ -25,14 +25,20 @@
 //! ```
 
 mod memory;
+mod operator;
 mod page;
 mod sqlite;
 mod store;
 mod time;
 
 pub use memory::Memory;
+pub use operator::{
+    Change, Checked, DetachedKeys, Fate, Finding, JournalLine, OperatorError, Progress, Removed,
+    ReplacedKeys, SortUsers, Status, Undeleted, UndeletedVersion, UserHistory, UserSummary,
+    VersionHistory,
+};
 pub use page::{Page, PageSize, Position};
-pub use sqlite::{OpenError, Sqlite};
+pub use sqlite::{OpenError, Sqlite, SqliteOperator};
 pub use store::{
     Author, Backup, Error, KeySet, Outlook, Purged, Quota, Quotas, Result, Retention, Scope, Store,
     Stored, Tick,

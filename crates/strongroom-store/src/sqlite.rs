@@ -8,6 +8,7 @@
 mod checkpoint;
 mod checksum;
 mod kept;
+mod operator;
 mod purge;
 mod read;
 mod readers;
@@ -30,7 +31,7 @@ use crate::{
     },
 };
 
-pub use self::schema::OpenError;
+pub use self::{operator::SqliteOperator, schema::OpenError};
 
 /// A store in one directory, used by one process at a time.
 #[derive(Debug)]

@@ -1,6 +1,9 @@
 //! The clock that orders changes.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 /// Microseconds since 1970, from which etags and version ids are taken.
 ///
@@ -37,5 +40,13 @@ impl Timestamp {
     pub(crate) const fn stamp_after(self, previous: i64) -> i64 {
         let next = previous.saturating_add(1);
         if next > self.0 { next } else { self.0 }
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// As RFC 3339 has it, in UTC.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_micros(self.0.unsigned_abs());
+        humantime::format_rfc3339_micros(time).fmt(f)
     }
 }

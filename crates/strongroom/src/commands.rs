@@ -34,6 +34,8 @@ pub(crate) fn help_for(error: &anyhow::Error) -> Option<&'static str> {
             OpenError::Io { .. } => {
                 "give --data a directory that belongs to the user who runs strongroom"
             }
+            OpenError::Missing(_) => "give --data the directory that `strongroom serve` was given",
+            OpenError::Older(_) => "restart the server with this release first",
             OpenError::Newer { .. } => "install the strongroom that wrote it, or a newer one",
             OpenError::Foreign(_) => "give --data a directory of its own",
             OpenError::OldSqlite(_) => "build strongroom with the SQLite that comes with it",

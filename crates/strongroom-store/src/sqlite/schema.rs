@@ -211,6 +211,12 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// There is no database of ours.
+    #[error("there is no strongroom database in {}", .0.display())]
+    Missing(PathBuf),
+    /// It has an older format, and a server of an older release has it open.
+    #[error("a server of an older release is running on {}", .0.display())]
+    Older(PathBuf),
     /// A later release has written it.
     #[error("{} has format {found}, and this strongroom knows formats up to {known}", .path.display())]
     Newer {
@@ -242,7 +248,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct Directory {
     database: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Directory {
@@ -265,11 +271,48 @@ impl Directory {
         let database = path.join(FILE_NAME);
         // SQLite gives its log and its shared memory the mode of this file.
         private_file(&database).map_err(io(&database))?;
-        let this = Self { database, _lock: lock };
+        let this = Self { database, lock };
         this.migrate()?;
         // The names of new files must survive a power cut as well.
         File::open(path).and_then(|directory| directory.sync_all()).map_err(io(path))?;
         Ok(this)
+    }
+
+    /// A directory in which a server may be running. It must exist, and is locked only while a database
+    /// of an older release is brought up to date.
+    pub(super) fn attach(path: &Path) -> Result<Self, OpenError> {
+        let database = path.join(FILE_NAME);
+        if !database.is_file() {
+            return Err(OpenError::Missing(path.to_owned()));
+        }
+        let io = |source| OpenError::Io { path: path.join(LOCK_NAME), source };
+        let this = Self { database, lock: private_file(&path.join(LOCK_NAME)).map_err(io)? };
+        if this.lock.try_lock().is_ok() {
+            this.migrate()?;
+            this.lock.unlock().map_err(io)?;
+        } else if !this.is_current()? {
+            return Err(OpenError::Older(path.to_owned()));
+        }
+        Ok(this)
+    }
+
+    /// Whether a server is running on it.
+    pub(super) fn is_locked(&self) -> bool {
+        match self.lock.try_lock() {
+            Ok(()) => {
+                // Closing the file would do it as well.
+                let _ = self.lock.unlock();
+                false
+            }
+            Err(_) => true,
+        }
+    }
+
+    /// The bytes of the database and its log.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        let log = self.database.with_extension("db-wal");
+        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        bytes(&self.database) + bytes(&log)
     }
 
     /// A connection that writes, with a page cache of `cache_kib` KiB.
@@ -302,6 +345,21 @@ impl Directory {
         connection.pragma_update(None, "trusted_schema", false)?;
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
+    }
+
+    /// Whether the database has the format that is known here.
+    fn is_current(&self) -> Result<bool, OpenError> {
+        let path = &self.database;
+        let database = |source| OpenError::Database { path: path.clone(), source };
+        let connection = self.reader(64).map_err(database)?;
+        let found: i64 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(database)?;
+        let known = MIGRATIONS.len() as i64;
+        if found > known {
+            return Err(OpenError::Newer { path: path.clone(), found, known });
+        }
+        Ok(found == known)
     }
 
     fn migrate(&self) -> Result<(), OpenError> {

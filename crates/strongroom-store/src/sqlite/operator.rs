@@ -1,0 +1,252 @@
+//! What an operator sees and does, on the file of a server that may be running.
+//!
+//! A second process on the file is nothing special to SQLite: readers see one consistent state, and
+//! writers take turns. Transactions here are short, so that the server's writer does not wait long.
+
+mod check;
+mod forget;
+mod look;
+mod snapshot;
+mod undelete;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
+use strongroom_protocol::{UserId, Version};
+
+use super::{
+    purge,
+    schema::{Directory, OpenError},
+    service::micros,
+};
+use crate::{
+    operator::{
+        Checked, JournalLine, OperatorError, Progress, Removed, Result, SortUsers, Status,
+        Undeleted, UserHistory, UserSummary,
+    },
+    store,
+    time::Timestamp,
+};
+
+/// Pages only pass through this connection.
+const CACHE_KIB: u32 = 8 * 1024;
+
+/// The store in one directory, as its operator sees it. Every method may block for as long as the disk
+/// takes, and may be called while a server is running.
+#[derive(Debug)]
+pub struct SqliteOperator {
+    directory: Arc<Directory>,
+    database: Connection,
+}
+
+impl From<rusqlite::Error> for OperatorError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl SqliteOperator {
+    /// Opens the store in `directory`, where there must be one.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Missing`] where there is none; [`OpenError::Older`] if a server of an older
+    /// release is running on it.
+    pub fn open(directory: impl AsRef<Path>) -> std::result::Result<Self, OpenError> {
+        let path = directory.as_ref();
+        let directory = Arc::new(Directory::attach(path)?);
+        let database = directory
+            .writer(CACHE_KIB)
+            .map_err(|source| OpenError::Database { path: path.to_owned(), source })?;
+        Ok(Self { directory, database })
+    }
+
+    /// The whole of it in numbers.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::Store`]
+    pub fn status(&mut self) -> Result<Status> {
+        let (is_served, disk_bytes) = (self.directory.is_locked(), self.directory.disk_bytes());
+        self.read(|database| look::status(database, is_served, disk_bytes))
+    }
+
+    /// All users of whom anything is stored.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::Store`]
+    pub fn users(&mut self, sort: SortUsers) -> Result<Vec<UserSummary>> {
+        self.read(|database| look::users(database, sort))
+    }
+
+    /// The versions of a user, with what was deleted and replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::NoSuchUser`], [`OperatorError::Store`].
+    pub fn show(&mut self, user_id: &UserId) -> Result<UserHistory> {
+        self.read(|database| look::show(database, user_pk(database, user_id)?))
+    }
+
+    /// Who changed what, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::NoSuchUser`], [`OperatorError::Store`].
+    pub fn journal(&mut self, user_id: &UserId) -> Result<Vec<JournalLine>> {
+        self.read(|database| look::journal(database, user_pk(database, user_id)?))
+    }
+
+    /// Keeps what a user deletes and replaces for longer than the others', from now on; `None`: as
+    /// long as the others'.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::NoSuchUser`], [`OperatorError::Store`].
+    pub fn retain(&mut self, user_id: &UserId, retention: Option<Duration>) -> Result<()> {
+        let retention = retention.map(micros);
+        self.write(|database| {
+            let user_pk = user_pk(database, user_id)?;
+            let sql = "UPDATE users SET retention = ?2 WHERE user_pk = ?1";
+            database.execute(sql, rusqlite::params![user_pk, retention])?;
+            Ok(())
+        })
+    }
+
+    /// What [`SqliteOperator::undelete_version`] would do.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn plan_undelete_version(
+        &mut self,
+        user_id: &UserId,
+        version: Version,
+    ) -> Result<Undeleted> {
+        self.read(|database| undelete::plan_version(database, user_id, version))
+    }
+
+    /// Brings a deleted version back as it was when it was deleted, in constant time.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::NoSuchUser`], [`OperatorError::NoSuchVersion`],
+    /// [`OperatorError::NotDeleted`], [`OperatorError::Purged`].
+    pub fn undelete_version(
+        &mut self,
+        user_id: &UserId,
+        version: Version,
+        now: Timestamp,
+    ) -> Result<Undeleted> {
+        self.write(|database| undelete::version(database, user_id, version, now))
+    }
+
+    /// What [`SqliteOperator::undelete_as_of`] would do.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn plan_undelete_as_of(
+        &mut self,
+        user_id: &UserId,
+        as_of: Timestamp,
+        now: Timestamp,
+    ) -> Result<Undeleted> {
+        self.read(|database| undelete::plan_as_of(database, user_id, as_of, now))
+    }
+
+    /// Puts all versions of a user, their `auth_data` and their keys back to what they were at a
+    /// moment, and keeps what it puts aside: the moment before can be gone back to in the same way.
+    ///
+    /// Where keys were replaced or deleted since, a copy of the whole set is prepared first, out of
+    /// view, so that clients see all of it at once and wait for none of it.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::NoSuchUser`], [`OperatorError::TooEarly`], [`OperatorError::InFuture`],
+    /// [`OperatorError::Busy`].
+    pub fn undelete_as_of(
+        &mut self,
+        user_id: &UserId,
+        as_of: Timestamp,
+        now: Timestamp,
+        progress: Progress<'_>,
+    ) -> Result<Undeleted> {
+        undelete::as_of(self, user_id, as_of, now, progress)
+    }
+
+    /// Removes everything of a user for good, history and journal included, and overwrites it in the
+    /// file. Interrupted, it is done again from where it was.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::NoSuchUser`], [`OperatorError::Store`].
+    pub fn purge_user(&mut self, user_id: &UserId, progress: Progress<'_>) -> Result<Removed> {
+        forget::user(self, user_id, progress)
+    }
+
+    /// Removes what has outlived its retention, as the server does by itself. Returns how many keys.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::Store`]
+    pub fn purge_expired(&mut self, progress: Progress<'_>) -> Result<u64> {
+        let (mut keys, total) = (0, self.read(|database| Ok(purge::outlook(database)?))?.due_keys);
+        while let Some(due) = self.read(|database| Ok(purge::find(database)?))? {
+            keys += self.write(|database| Ok(purge::remove(database, due)?))?.keys;
+            progress(keys, Some(total.max(keys)));
+        }
+        Ok(keys)
+    }
+
+    /// Reads everything and says what is wrong; with `repair`, puts right what can be.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::Store`] if it can't be read at all.
+    pub fn check(&mut self, repair: bool, progress: Progress<'_>) -> Result<Checked> {
+        check::all(self, repair, progress)
+    }
+
+    /// Writes a consistent copy to a new file, with mode 0600, and looks at it before it gets its
+    /// name. Returns its size.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::Io`] if the file exists or can't be written.
+    pub fn snapshot(&mut self, file: &Path, progress: Progress<'_>) -> Result<u64> {
+        snapshot::write(self, file, progress)
+    }
+
+    /// Reads one consistent state.
+    fn read<T>(&mut self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let transaction = self.database.transaction()?;
+        read(&transaction)
+    }
+
+    /// Writes in one transaction, all or nothing.
+    fn write<T>(&mut self, write: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let transaction =
+            self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let done = write(&transaction)?;
+        transaction.commit()?;
+        Ok(done)
+    }
+}
+
+fn user_pk(database: &Connection, user_id: &UserId) -> Result<i64> {
+    let sql = "SELECT user_pk FROM users WHERE user_id = ?1";
+    let found = database.query_row(sql, [user_id.as_str()], |row| row.get(0)).optional()?;
+    found.ok_or_else(|| OperatorError::NoSuchUser(user_id.clone()))
+}
+
+/// Numbers in the file are signed, and none of them is negative.
+fn number(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or(0)
+}
+
+/// A text in the file that was checked when it came in.
+fn damaged(what: &'static str) -> OperatorError {
+    OperatorError::Store(store::Error::Damaged { what })
+}
