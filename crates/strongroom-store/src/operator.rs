@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What an operator's command comes to.
-pub type Result<T> = std::result::Result<T, OperatorError>;
+pub(crate) type Result<T> = std::result::Result<T, OperatorError>;
 
 /// Why an operator's command was not done. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -255,6 +255,9 @@ pub struct Removed {
     pub journal_lines: u64,
     /// What is still found of the user in all tables: 0, or a client has come back meanwhile.
     pub left: u64,
+    /// Whether the database's log was emptied as well. If not, it holds some of it until the server
+    /// has written over it.
+    pub is_overwritten: bool,
 }
 
 /// One thing that is not as it should be.

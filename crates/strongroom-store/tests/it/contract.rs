@@ -50,7 +50,7 @@ fn rank() -> impl Strategy<Value = Rank> {
     (any::<bool>(), number(), number()).prop_map(|(v, i, f)| Rank::new(v, i, f))
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         2 => (0..4u8, any::<bool>())
             .prop_map(|(auth_data, algorithm)| Op::Create { auth_data, algorithm }),
@@ -146,7 +146,7 @@ fn told<T: std::fmt::Debug>(result: &Result<T, Error>) -> String {
     }
 }
 
-async fn run(store: &dyn Store, author: &Author, op: &Op, made: &[Version]) -> String {
+pub(crate) async fn run(store: &dyn Store, author: &Author, op: &Op, made: &[Version]) -> String {
     let pick = |which: &Which| match which {
         Which::Newest => made.last().copied(),
         Which::Made(index) => (!made.is_empty()).then(|| *index.get(made)),

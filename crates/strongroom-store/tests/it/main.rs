@@ -8,4 +8,5 @@
 )]
 
 mod contract;
+mod operator;
 mod sqlite;

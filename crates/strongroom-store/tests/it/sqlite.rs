@@ -11,29 +11,36 @@ use std::{
 use proptest::{prelude::*, test_runner::Config};
 use rusqlite::Connection;
 use strongroom_protocol::{Rank, RoomKeys};
-use strongroom_store::{Error, OpenError, PageSize, Retention, Scope, Sqlite, Store, Tick};
+use strongroom_store::{
+    Error, OpenError, PageSize, Quotas, Retention, Scope, Sqlite, SqliteOperator, Store, Tick,
+    Timestamp,
+};
 use tempfile::TempDir;
 
-use crate::contract::{self, Engine, author, key, new_version, room, session, user};
+use crate::contract::{self, Engine, all_keys, author, key, new_version, room, session, user};
 
-struct OnDisk {
-    directory: TempDir,
+pub(crate) struct OnDisk {
+    pub(crate) directory: TempDir,
     store: Option<Arc<Sqlite>>,
 }
 
 impl OnDisk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        Self::open(Quotas::default())
+    }
+
+    pub(crate) fn open(quotas: Quotas) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Some(Arc::new(Sqlite::open(directory.path()).unwrap()));
+        let store = Some(Arc::new(Sqlite::open_with(directory.path(), quotas).unwrap()));
         Self { directory, store }
     }
 
     /// What SQLite itself sees in the file.
-    fn inspect(&self) -> Connection {
+    pub(crate) fn inspect(&self) -> Connection {
         Connection::open(self.directory.path().join("strongroom.db")).unwrap()
     }
 
-    fn number(&self, sql: &str) -> i64 {
+    pub(crate) fn number(&self, sql: &str) -> i64 {
         self.inspect().query_row(sql, [], |row| row.get(0)).unwrap()
     }
 }
@@ -49,7 +56,7 @@ impl Engine for OnDisk {
     }
 }
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -58,10 +65,10 @@ fn run<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-const RETENTION: Duration = Duration::from_secs(3600);
+pub(crate) const RETENTION: Duration = Duration::from_secs(3600);
 
 /// Lets a time of service pass, in ticks of a minute.
-async fn serve_for(store: &dyn Store, time: Duration) {
+pub(crate) async fn serve_for(store: &dyn Store, time: Duration) {
     let minute = Duration::from_secs(60);
     let retention = Retention { kept: RETENTION, journal: RETENTION * 10 };
     // The first announces the second.
@@ -70,7 +77,7 @@ async fn serve_for(store: &dyn Store, time: Duration) {
     }
 }
 
-fn one_key(rank: Rank) -> RoomKeys {
+pub(crate) fn one_key(rank: Rank) -> RoomKeys {
     [(room(0), session(1), key(rank))].into_iter().collect()
 }
 
@@ -291,6 +298,41 @@ fn a_newer_or_foreign_or_broken_file_is_left_alone() {
     assert!(matches!(broken, Err(OpenError::Database { .. })), "{broken:?}");
     let kept = fs::read_to_string(&path).unwrap();
     assert!(kept.starts_with("not a database"), "{kept}");
+}
+
+/// A file of the first format with a key in view, one in history, one in a detached set, a deleted
+/// version, and a replaced `auth_data`, as the first release wrote it.
+const FORMAT_1: &str = include_str!("format-1.sql");
+
+#[test]
+fn a_file_of_the_first_format_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("strongroom.db");
+    Connection::open(&path).unwrap().execute_batch(FORMAT_1).unwrap();
+    let store = Arc::new(Sqlite::open(directory.path()).unwrap());
+    let engine = OnDisk { directory, store: Some(store) };
+    let store = engine.store();
+    run(async {
+        let alice = user(0);
+        let backup = store.version(&alice, None).await.unwrap();
+        assert_eq!((backup.version.get(), backup.etag.get(), backup.count), (100, 600, 1));
+        let found = all_keys(&*store, &alice, None, None, 10).await.unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].2, found[0].3.as_str()), (Rank::new(true, 9, 0), r#"{"kept": 1}"#));
+        assert_eq!(crate::operator::contradictions(&engine), Vec::<String>::new());
+
+        // What was kept is kept on, for as long as if it had just left the view.
+        let purged = store.purge().await.unwrap();
+        assert!(purged.is_done && purged.keys == 0, "{purged:?}");
+        let mut operator = SqliteOperator::open(engine.directory.path()).unwrap();
+        let (then, now) = (Timestamp::from_micros(250), Timestamp::from_micros(900));
+        operator.undelete_as_of(&alice, then, now, &mut |_, _| ()).unwrap();
+        let backup = store.version(&alice, None).await.unwrap();
+        assert_eq!(backup.created.auth_data.as_str(), r#"{"public_key": "key0", "signature": 0}"#);
+        let found = all_keys(&*store, &alice, None, None, 10).await.unwrap();
+        assert_eq!((found.len(), found[0].2), (1, Rank::new(false, 0, 0)));
+        assert_eq!(crate::operator::contradictions(&engine), Vec::<String>::new());
+    });
 }
 
 #[test]
