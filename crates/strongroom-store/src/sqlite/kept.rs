@@ -178,7 +178,7 @@ pub(super) fn delete_session(
 /// Keeps an `auth_data` that is about to be replaced.
 pub(super) fn keep_auth_data(database: &Connection, found: &Found, stamp: i64) -> Result<Kept> {
     let numbers = [found.user_pk, found.version.get(), found.auth_data_since];
-    let checksum = super::checksum::of(&numbers, &[&found.auth_data]);
+    let checksum = super::checksum::of(numbers, [&found.auth_data]);
     let [user_pk, version, since] = numbers;
     database
         .prepare_cached(

@@ -129,7 +129,7 @@ impl Found {
             self.auth_data_since,
             self.deleted_at.unwrap_or(-1),
         ];
-        checksum::of(&numbers, &[&self.algorithm, &self.auth_data])
+        checksum::of(numbers, [&self.algorithm, &self.auth_data])
     }
 
     /// The greatest stamp that this version has used.

@@ -274,7 +274,7 @@ fn auth_data_at(database: &Connection, found: &Found, as_of: i64) -> Result<Stri
         .query_row([user_pk, version, as_of], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     let (auth_data, since, sum) = found.ok_or_else(|| damaged("history of auth_data"))?;
-    if checksum::matches(sum, checksum::of(&[user_pk, version, since], &[&auth_data])) {
+    if checksum::matches(sum, checksum::of([user_pk, version, since], [&auth_data])) {
         Ok(auth_data)
     } else {
         Err(damaged("history of auth_data"))
