@@ -10,8 +10,8 @@ use axum::{
     response::Response,
 };
 use strongroom_protocol::{
-    KeysShape, MatrixError, NewVersion, RoomId, RoomKeys, StoredAnswer, VersionAnswer,
-    VersionUpdate, write_key,
+    MatrixError, NewVersion, RoomId, RoomKeys, StoredAnswer, VersionAnswer, VersionUpdate,
+    write_key,
 };
 use strongroom_store::{Scope, Stored};
 
@@ -20,7 +20,7 @@ use crate::{
     body::Received,
     extract::{AtVersion, Changer, MaybeAtVersion, RoomPath, SessionPath, VersionPath, Writer},
     refusal::{Refusal, json},
-    restore::restore,
+    restore::{KeysOf, restore},
     router::App,
 };
 
@@ -126,8 +126,8 @@ pub(crate) async fn keys(
     requester: Requester,
     MaybeAtVersion(version): MaybeAtVersion,
 ) -> Answer {
-    let key_set = app.store.key_set(&requester.user_id, version).await?;
-    Ok(restore(Arc::clone(&app.store), key_set, None, KeysShape::Rooms, http).await?)
+    let keys = KeysOf { user_id: requester.user_id, version, room_id: None };
+    Ok(restore(Arc::clone(&app.store), keys, http).await?)
 }
 
 /// `GET /room_keys/keys/{roomId}`.
@@ -138,8 +138,8 @@ pub(crate) async fn room(
     MaybeAtVersion(version): MaybeAtVersion,
     RoomPath(room_id): RoomPath,
 ) -> Answer {
-    let key_set = app.store.key_set(&requester.user_id, version).await?;
-    Ok(restore(Arc::clone(&app.store), key_set, Some(room_id), KeysShape::Sessions, http).await?)
+    let keys = KeysOf { user_id: requester.user_id, version, room_id: Some(room_id) };
+    Ok(restore(Arc::clone(&app.store), keys, http).await?)
 }
 
 /// `GET /room_keys/keys/{roomId}/{sessionId}`: what a client does for a message that it can't read.

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::{
     body::Body,
-    http::{HeaderValue, StatusCode, Version, header},
+    http::{HeaderValue, StatusCode, Version as HttpVersion, header},
     response::Response,
 };
 use bytes::Bytes;
 use futures_util::stream;
-use strongroom_protocol::{KeysShape, KeysWriter, RoomId};
+use strongroom_protocol::{KeysShape, KeysWriter, RoomId, UserId, Version};
 use strongroom_store::{KeySet, Page, PageSize, Position, Result, Store};
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
@@ -21,24 +21,30 @@ const FIRST_PAGE: PageSize = PageSize { keys_max: 64, bytes_max: 64 * 1024 };
 /// Large enough that the look-up of where a page begins costs nothing beside it.
 const PAGE: PageSize = PageSize { keys_max: 1024, bytes_max: 128 * 1024 };
 
-/// Answers with the keys of a set, all or those of one room.
+/// Which keys are asked for.
+pub(crate) struct KeysOf {
+    pub(crate) user_id: UserId,
+    /// The current one, if none is given.
+    pub(crate) version: Option<Version>,
+    /// All rooms, if none is given.
+    pub(crate) room_id: Option<RoomId>,
+}
+
+/// Answers with the keys of a backup, all or those of one room.
 ///
 /// Trouble before the first byte is an error; after it the connection is cut, so that a part of a
 /// backup never looks like the whole.
 pub(crate) async fn restore(
     store: Arc<dyn Store>,
-    key_set: KeySet,
-    room_id: Option<RoomId>,
-    shape: KeysShape,
-    http: Version,
+    keys: KeysOf,
+    http: HttpVersion,
 ) -> Result<Response> {
-    let mut pages = Pages::new(store, key_set, room_id, shape);
-    let first = pages.next().await?.unwrap_or_default();
+    let (pages, first) = Pages::begin(store, keys).await?;
     if pages.is_done() {
         return Ok(json(StatusCode::OK, first));
     }
     // Over HTTP/1.0 a cut is seen only by a length, which one more reading finds out.
-    let length = if http < Version::HTTP_11 {
+    let length = if http < HttpVersion::HTTP_11 {
         Some(first.len() + pages.clone().length_left().await?)
     } else {
         None
@@ -102,20 +108,20 @@ struct Pages {
     key_set: KeySet,
     room_id: Option<RoomId>,
     after: Option<Position>,
-    size: PageSize,
     /// Gone when the document has ended.
     writer: Option<KeysWriter>,
 }
 
 impl Pages {
-    fn new(
-        store: Arc<dyn Store>,
-        key_set: KeySet,
-        room_id: Option<RoomId>,
-        shape: KeysShape,
-    ) -> Self {
-        let writer = Some(KeysWriter::new(shape));
-        Self { store, key_set, room_id, after: None, size: FIRST_PAGE, writer }
+    /// Reads the first page as well, with which the set is chosen: what is read is of one moment.
+    async fn begin(store: Arc<dyn Store>, keys: KeysOf) -> Result<(Self, Bytes)> {
+        let KeysOf { user_id, version, room_id } = keys;
+        let shape = if room_id.is_some() { KeysShape::Sessions } else { KeysShape::Rooms };
+        let first = store.first_page(&user_id, version, room_id.as_ref(), FIRST_PAGE).await;
+        let (key_set, page) = first?;
+        let mut pages = Self { store, key_set, room_id, after: None, writer: None };
+        let first = pages.write(KeysWriter::new(shape), &page);
+        Ok((pages, first))
     }
 
     const fn is_done(&self) -> bool {
@@ -123,25 +129,29 @@ impl Pages {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>> {
-        let Some(mut writer) = self.writer.take() else { return Ok(None) };
-        let (room_id, after) = (self.room_id.as_ref(), self.after.as_ref());
-        let page = self.store.page(self.key_set, room_id, after, self.size).await?;
+        let (Some(writer), Some(after)) = (self.writer.take(), &self.after) else {
+            return Ok(None);
+        };
+        let page = self.store.page(self.key_set, self.room_id.as_ref(), after, PAGE).await?;
+        Ok(Some(self.write(writer, &page)))
+    }
+
+    fn write(&mut self, mut writer: KeysWriter, page: &Page) -> Bytes {
         if page.left_out() > 0 {
             let keys = page.left_out();
             tracing::error!(keys, "damaged keys were left out of a restore");
         }
-        let mut out = Vec::with_capacity(Self::bytes_about(&page));
+        let mut out = Vec::with_capacity(Self::bytes_about(page));
         for key in page.iter() {
             writer.key(&mut out, key);
         }
         if page.is_full() {
             self.after = page.last();
-            self.size = PAGE;
             self.writer = Some(writer);
         } else {
             writer.finish(&mut out);
         }
-        Ok(Some(out.into()))
+        out.into()
     }
 
     /// What a page takes as JSON, and a little more, so that the buffer need not grow.

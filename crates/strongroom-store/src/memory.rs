@@ -90,6 +90,30 @@ impl State {
         let etag = Etag::new(etag).ok_or(Error::Damaged { what: "etag" })?;
         Ok(Stored { etag, count: self.keys(key_set)?.len() as u64 })
     }
+
+    fn page(
+        &mut self,
+        key_set: usize,
+        room_id: Option<&RoomId>,
+        after: Option<&Position>,
+        size: PageSize,
+    ) -> Result<Page> {
+        let mut page = Page::default();
+        let after = after.map(|at| (at.room_id.clone(), at.session_id.clone()));
+        for (place, key) in self.keys(key_set)? {
+            if after.as_ref().is_some_and(|after| place <= after)
+                || room_id.is_some_and(|room_id| place.0 != room_id.as_str())
+            {
+                continue;
+            }
+            let (room_id, session_id) = (place.0.as_str(), place.1.as_str());
+            let session_data = key.session_data.as_str();
+            if page.push(KeyRef { room_id, session_id, rank: key.rank, session_data }, size) {
+                break;
+            }
+        }
+        Ok(page)
+    }
 }
 
 /// The specification's sentence, transcribed.
@@ -221,10 +245,17 @@ impl Store for Memory {
         })
     }
 
-    async fn key_set(&self, user_id: &UserId, version: Option<Version>) -> Result<KeySet> {
+    async fn first_page(
+        &self,
+        user_id: &UserId,
+        version: Option<Version>,
+        room_id: Option<&RoomId>,
+        size: PageSize,
+    ) -> Result<(KeySet, Page)> {
         self.with(|state| {
             let key_set = state.live(user_id, version)?.1.key_set;
-            Ok(KeySet(i64::try_from(key_set).unwrap_or(i64::MAX)))
+            let shown = KeySet(i64::try_from(key_set).unwrap_or(i64::MAX));
+            Ok((shown, state.page(key_set, room_id, None, size)?))
         })
     }
 
@@ -232,26 +263,11 @@ impl Store for Memory {
         &self,
         key_set: KeySet,
         room_id: Option<&RoomId>,
-        after: Option<&Position>,
+        after: &Position,
         size: PageSize,
     ) -> Result<Page> {
-        self.with(|state| {
-            let mut page = Page::default();
-            let after = after.map(|at| (at.room_id.clone(), at.session_id.clone()));
-            for (place, key) in state.keys(usize::try_from(key_set.0).unwrap_or(usize::MAX))? {
-                if after.as_ref().is_some_and(|after| place <= after)
-                    || room_id.is_some_and(|room_id| place.0 != room_id.as_str())
-                {
-                    continue;
-                }
-                let (room_id, session_id) = (place.0.as_str(), place.1.as_str());
-                let session_data = key.session_data.as_str();
-                if page.push(KeyRef { room_id, session_id, rank: key.rank, session_data }, size) {
-                    break;
-                }
-            }
-            Ok(page)
-        })
+        let key_set = usize::try_from(key_set.0).unwrap_or(usize::MAX);
+        self.with(|state| state.page(key_set, room_id, Some(after), size))
     }
 
     async fn tick(&self, _tick: Tick) -> Result<()> {

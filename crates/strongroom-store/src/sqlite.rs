@@ -130,21 +130,31 @@ impl Store for Sqlite {
         self.readers.look_up(|database| read::key(database, user_id, version, room_id, session_id))
     }
 
-    async fn key_set(&self, user_id: &UserId, version: Option<Version>) -> Result<KeySet> {
-        self.readers.look_up(|database| Ok(read::live(database, user_id, version)?.key_set))
+    async fn first_page(
+        &self,
+        user_id: &UserId,
+        version: Option<Version>,
+        room_id: Option<&RoomId>,
+        size: PageSize,
+    ) -> Result<(KeySet, Page)> {
+        let (user_id, room_id) = (user_id.clone(), room_id.cloned());
+        let read = move |database: &_| {
+            let key_set = read::live(database, &user_id, version)?.key_set;
+            Ok((key_set, read::page(database, key_set, room_id.as_ref(), None, size)?))
+        };
+        self.readers.read(read).await
     }
 
     async fn page(
         &self,
         key_set: KeySet,
         room_id: Option<&RoomId>,
-        after: Option<&Position>,
+        after: &Position,
         size: PageSize,
     ) -> Result<Page> {
-        let (room_id, after) = (room_id.cloned(), after.cloned());
-        let read = move |database: &_| {
-            read::page(database, key_set, room_id.as_ref(), after.as_ref(), size)
-        };
+        let (room_id, after) = (room_id.cloned(), after.clone());
+        let read =
+            move |database: &_| read::page(database, key_set, room_id.as_ref(), Some(&after), size);
         self.readers.read(read).await
     }
 

@@ -256,15 +256,22 @@ pub trait Store: Send + Sync + 'static {
         session_id: &SessionId,
     ) -> Result<Option<RoomKey>>;
 
-    /// The keys that a backup shows now, to be read with [`Store::page`].
+    /// Reads the first of the keys that a backup shows now, all or those of one room, in the order of
+    /// room and session, no more than `size` says (but one at least). If the page is not full, it is
+    /// the last; those behind it are read with [`Store::page`].
     ///
     /// # Errors
     ///
     /// [`Error::NoBackup`], [`Error::NoSuchVersion`].
-    async fn key_set(&self, user_id: &UserId, version: Option<Version>) -> Result<KeySet>;
+    async fn first_page(
+        &self,
+        user_id: &UserId,
+        version: Option<Version>,
+        room_id: Option<&RoomId>,
+        size: PageSize,
+    ) -> Result<(KeySet, Page)>;
 
-    /// Reads the keys that follow `after`, all or those of one room, in the order of room and
-    /// session, no more than `size` says (but one at least). A page that is not full is the last.
+    /// Reads the keys of a set that follow `after`, as [`Store::first_page`] does.
     ///
     /// # Errors
     ///
@@ -273,7 +280,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         key_set: KeySet,
         room_id: Option<&RoomId>,
-        after: Option<&Position>,
+        after: &Position,
         size: PageSize,
     ) -> Result<Page>;
 

@@ -7,9 +7,7 @@ use strongroom_protocol::{
     ALGORITHM_V1, DeviceId, NewVersion, Object, Rank, RoomId, RoomKey, RoomKeys, SessionId, UserId,
     Version,
 };
-use strongroom_store::{
-    Author, Error, Memory, PageSize, Position, Scope, Store, Stored, Timestamp,
-};
+use strongroom_store::{Author, Error, Memory, PageSize, Scope, Store, Stored, Timestamp};
 use tokio::task::JoinSet;
 
 /// A store that can be stopped and opened again on what it kept.
@@ -122,19 +120,20 @@ pub(crate) async fn all_keys(
     room_id: Option<&RoomId>,
     keys_max: usize,
 ) -> Result<Vec<(String, String, Rank, String)>, Error> {
-    let key_set = store.key_set(user_id, version).await?;
     let size = PageSize { keys_max, bytes_max: 100_000 };
-    let (mut found, mut after): (Vec<_>, Option<Position>) = (Vec::new(), None);
+    let (key_set, mut page) = store.first_page(user_id, version, room_id, size).await?;
+    let mut found = Vec::new();
     loop {
-        let page = store.page(key_set, room_id, after.as_ref(), size).await?;
         found.extend(page.iter().map(|key| {
             let data = key.session_data.to_owned();
             (key.room_id.to_owned(), key.session_id.to_owned(), key.rank, data)
         }));
-        if !page.is_full() {
-            return Ok(found);
+        match page.last() {
+            Some(last) if page.is_full() => {
+                page = store.page(key_set, room_id, &last, size).await?;
+            }
+            Some(_) | None => return Ok(found),
         }
-        after = page.last();
     }
 }
 
@@ -313,20 +312,49 @@ pub(crate) async fn acknowledged_keys_are_where_they_were_acknowledged(store: Ar
     }
 }
 
+/// Whoever reads the current backup sees it as it was while it was the current one.
+pub(crate) async fn the_current_backup_is_read_as_it_is(store: Arc<dyn Store>) {
+    let all: Vec<_> = (0..3).map(|s| (0, s, Rank::new(false, 0, 0))).collect();
+    let mut current = store.create_version(&author(0, 0), new_version(0, true)).await.unwrap();
+    store.put_keys(&author(0, 0), current, keys(&all)).await.unwrap();
+    let mut readers = JoinSet::new();
+    for _ in 0..8 {
+        let store = Arc::clone(&store);
+        readers.spawn(async move {
+            // None of the current backup's keys is deleted, and all are put at once.
+            loop {
+                let found = all_keys(&*store, &user(0), None, None, 9).await.unwrap().len();
+                assert!(found == 0 || found == 3, "{found} of 3 keys");
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    for _ in 0..100 {
+        let earlier = current;
+        current = store.create_version(&author(0, 0), new_version(0, true)).await.unwrap();
+        let scope = Scope::Session(room(0), session(1));
+        store.delete_keys(&author(0, 0), earlier, scope).await.unwrap();
+        store.put_keys(&author(0, 0), current, keys(&all)).await.unwrap();
+    }
+    readers.abort_all();
+    while let Some(reader) = readers.join_next().await {
+        assert!(reader.unwrap_err().is_cancelled(), "a reader saw what never was");
+    }
+}
+
 /// A restore that has begun reads on when the version is deleted under it.
 pub(crate) async fn a_restore_in_flight_survives_deletion(store: Arc<dyn Store>) {
     let version = store.create_version(&author(0, 0), new_version(0, true)).await.unwrap();
     let put: Vec<_> =
         (0..3).flat_map(|r| (0..3).map(move |s| (r, s, Rank::new(false, 0, 0)))).collect();
     store.put_keys(&author(0, 0), version, keys(&put)).await.unwrap();
-    let key_set = store.key_set(&user(0), None).await.unwrap();
     let size = PageSize { keys_max: 4, bytes_max: 100_000 };
-    let first = store.page(key_set, None, None, size).await.unwrap();
+    let (key_set, first) = store.first_page(&user(0), None, None, size).await.unwrap();
     store.delete_keys(&author(0, 0), version, Scope::All).await.unwrap();
     store.put_keys(&author(0, 0), version, keys(&put)).await.unwrap();
     store.delete_version(&author(0, 0), version).await.unwrap();
-    let second = store.page(key_set, None, first.last().as_ref(), size).await.unwrap();
-    let third = store.page(key_set, None, second.last().as_ref(), size).await.unwrap();
+    let second = store.page(key_set, None, &first.last().unwrap(), size).await.unwrap();
+    let third = store.page(key_set, None, &second.last().unwrap(), size).await.unwrap();
     assert_eq!((first.len(), second.len(), third.len()), (4, 4, 1));
 }
 
@@ -336,7 +364,7 @@ async fn a_page_ends_where_its_bytes_do() {
     let version = store.create_version(&author(0, 0), new_version(0, true)).await.unwrap();
     let put = keys(&[(0, 0, Rank::new(true, 0, 0)), (0, 1, Rank::new(true, 0, 0))]);
     store.put_keys(&author(0, 0), version, put).await.unwrap();
-    let key_set = store.key_set(&user(0), None).await.unwrap();
     let size = PageSize { keys_max: 100, bytes_max: 1 };
-    assert_eq!(store.page(key_set, None, None, size).await.unwrap().len(), 1);
+    let (_, first) = store.first_page(&user(0), None, None, size).await.unwrap();
+    assert_eq!(first.len(), 1);
 }

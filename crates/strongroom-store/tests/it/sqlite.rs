@@ -141,6 +141,12 @@ fn acknowledged_keys_are_where_they_were_acknowledged() {
 }
 
 #[test]
+fn the_current_backup_is_read_as_it_is() {
+    let engine = OnDisk::new();
+    run(contract::the_current_backup_is_read_as_it_is(engine.store()));
+}
+
+#[test]
 fn a_restore_in_flight_survives_deletion() {
     let engine = OnDisk::new();
     run(contract::a_restore_in_flight_survives_deletion(engine.store()));
@@ -221,13 +227,13 @@ fn a_purge_goes_in_steps_and_a_reader_of_what_it_removes_is_told() {
             (room(0), session, key(Rank::new(false, 0, 0)))
         });
         store.put_keys(&author(0, 200), version, many.collect()).await.unwrap();
-        let key_set = store.key_set(&user(0), None).await.unwrap();
+        let size = PageSize { keys_max: 10, bytes_max: 10_000 };
+        let (key_set, read) = store.first_page(&user(0), None, None, size).await.unwrap();
         store.delete_version(&author(0, 300), version).await.unwrap();
         serve_for(&*store, RETENTION).await;
         let first = store.purge().await.unwrap();
         assert!(first.keys > 0 && first.keys < 1000 && !first.is_done, "{first:?}");
-        let size = PageSize { keys_max: 10, bytes_max: 10_000 };
-        let page = store.page(key_set, None, None, size).await;
+        let page = store.page(key_set, None, &read.last().unwrap(), size).await;
         assert!(matches!(page, Err(Error::Purged)), "{page:?}");
     });
 }
