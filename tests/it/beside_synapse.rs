@@ -1,9 +1,9 @@
 //! Beside Synapse, behind nginx, with the location block out of our documentation.
 
-use std::fs;
-
 use serde_json::{Value, json};
 use strongroom_testing::{Answer, Nginx, Server, Synapse, User, strongroom_binary, until};
+
+use crate::behind_nginx::documented_location;
 
 /// The three prefixes under which clients in the field look for their keys.
 const PREFIXES: [&str; 3] =
@@ -180,17 +180,6 @@ impl Deployment {
         assert_eq!(created.status, 200, "{created:?}");
         created.json["version"].as_str().expect("a version").to_owned()
     }
-}
-
-/// The first nginx block below the nginx heading of `docs/reverse-proxy.md`.
-fn documented_location() -> String {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reverse-proxy.md");
-    let text = fs::read_to_string(path).expect(path);
-    let lines = text.lines().skip_while(|line| !(line.starts_with('#') && line.contains("nginx")));
-    let block = lines.skip_while(|line| *line != "```nginx").skip(1);
-    let block: Vec<_> = block.take_while(|line| *line != "```").collect();
-    assert!(!block.is_empty(), "no nginx block in {path}");
-    block.join("\n")
 }
 
 fn keys_path(version: &str) -> String {

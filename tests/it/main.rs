@@ -11,6 +11,7 @@
     reason = "tests fail loudly"
 )]
 
+mod behind_nginx;
 mod beside_synapse;
 mod real_keys;
 mod typed;

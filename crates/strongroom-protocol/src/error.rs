@@ -48,6 +48,11 @@ pub enum MatrixError {
     UnsupportedEncoding,
     /// 421: the `Host` of the request is none of ours.
     Misdirected,
+    /// 429: more requests than one user or one address may send.
+    LimitExceeded {
+        /// When the next one is taken.
+        retry_after: Duration,
+    },
     /// 500: a defect of this server, or of its data.
     Unknown,
     /// 502: the homeserver could not say whom the token belongs to.
@@ -87,6 +92,7 @@ impl MatrixError {
             }
             Self::UnsupportedEncoding => 415,
             Self::Misdirected => 421,
+            Self::LimitExceeded { .. } => 429,
             Self::Unknown => 500,
             Self::HomeserverUnavailable { .. } => 502,
             Self::Unavailable { .. } => 503,
@@ -110,6 +116,7 @@ impl MatrixError {
             Self::TooLarge { .. } | Self::OverQuota(_) | Self::Body(BodyError::TooLarge { .. }) => {
                 "M_TOO_LARGE"
             }
+            Self::LimitExceeded { .. } => "M_LIMIT_EXCEEDED",
             Self::BodyTimeout
             | Self::UnsupportedEncoding
             | Self::Misdirected
@@ -123,9 +130,9 @@ impl MatrixError {
     /// When to try again, which also becomes the header `Retry-After`.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::HomeserverUnavailable { retry_after } | Self::Unavailable { retry_after } => {
-                Some(*retry_after)
-            }
+            Self::LimitExceeded { retry_after }
+            | Self::HomeserverUnavailable { retry_after }
+            | Self::Unavailable { retry_after } => Some(*retry_after),
             Self::Homeserver { retry_after, .. } => *retry_after,
             Self::MissingToken
             | Self::UnknownToken
@@ -157,7 +164,9 @@ impl MatrixError {
             body.insert("current_version".to_owned(), current.to_string().into());
         }
         if let (Some(retry_after), Some(body)) = (self.retry_after(), body.as_object_mut()) {
-            let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+            // Rounded up, as the header is: sooner would be refused again.
+            let ms = u64::try_from(retry_after.as_nanos().div_ceil(1_000_000));
+            let ms = ms.unwrap_or(u64::MAX);
             body.insert("retry_after_ms".to_owned(), ms.into());
         }
         body.to_string()
@@ -183,6 +192,7 @@ impl MatrixError {
             Self::BodyTimeout => "The body did not arrive whole in time".to_owned(),
             Self::UnsupportedEncoding => "A compressed body is not understood here".to_owned(),
             Self::Misdirected => "This server does not serve the host of the request".to_owned(),
+            Self::LimitExceeded { .. } => "Too many requests; try again later".to_owned(),
             Self::Unknown => "Internal error".to_owned(),
             Self::HomeserverUnavailable { .. } => {
                 "The homeserver can't be asked whose access token this is; try again".to_owned()
@@ -211,8 +221,13 @@ mod tests {
 
     #[test]
     fn what_may_be_tried_again_says_when() {
-        let error = MatrixError::Unavailable { retry_after: Duration::from_millis(1500) };
-        let body: serde_json::Value = serde_json::from_str(&error.body()).unwrap();
-        assert_eq!((error.status(), &body["retry_after_ms"]), (503, &1500.into()));
+        let retry_after = Duration::from_micros(1_499_001);
+        for (error, status) in [
+            (MatrixError::Unavailable { retry_after }, 503),
+            (MatrixError::LimitExceeded { retry_after }, 429),
+        ] {
+            let body: serde_json::Value = serde_json::from_str(&error.body()).unwrap();
+            assert_eq!((error.status(), &body["retry_after_ms"]), (status, &1500.into()));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The parts of a request that come before its body. Each refuses with a Matrix error.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Instant};
 
 use axum::{
     extract::{FromRequestParts, Path},
@@ -77,6 +77,8 @@ async fn authenticate(
     if let Some(seen) = parts.extensions.get::<Seen>() {
         seen.requester(&requester);
     }
+    let taken = app.users.take(&requester.user_id, Instant::now());
+    taken.map_err(|retry_after| MatrixError::LimitExceeded { retry_after })?;
     Ok(requester)
 }
 

@@ -27,19 +27,23 @@
 //!
 //! `examples/embed.rs` mounts it in another server with an authenticator of its own.
 
+mod address;
 mod auth;
 mod body;
 mod extract;
 mod handlers;
 mod metrics;
 mod observe;
+mod rate;
 mod refusal;
 mod restore;
 mod router;
 
+pub use address::{BadNetwork, ClientAddress, Peer, TrustedProxies};
 pub use auth::{
     AccessToken, Authenticator, BadHomeserver, Credentials, FixedTokens, Freshness, Homeserver,
     HomeserverOptions, PerHost, Requester, TokensError,
 };
 pub use metrics::Metrics;
+pub use rate::Rate;
 pub use router::{Options, router, router_with, service};

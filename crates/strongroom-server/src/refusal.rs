@@ -62,7 +62,7 @@ impl IntoResponse for Refusal {
         let mut response = json(status, self.0.body());
         if let Some(retry_after) = self.0.retry_after() {
             // Whole seconds, rounded up: sooner would be refused again.
-            let seconds = retry_after.as_millis().div_ceil(1000);
+            let seconds = retry_after.as_nanos().div_ceil(1_000_000_000);
             if let Ok(value) = HeaderValue::try_from(seconds.to_string()) {
                 response.headers_mut().insert(header::RETRY_AFTER, value);
             }

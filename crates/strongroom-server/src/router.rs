@@ -1,6 +1,11 @@
 //! The endpoints, and what is the same for all of them.
 
-use std::{any::Any, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    ops::Deref,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -16,6 +21,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
 use crate::{
+    address::TrustedProxies,
     auth::Authenticator,
     body::{Budget, drained},
     handlers::{
@@ -24,6 +30,7 @@ use crate::{
     },
     metrics::Metrics,
     observe::Record,
+    rate::{Buckets, Rate},
     refusal::Refusal,
 };
 
@@ -41,6 +48,12 @@ pub struct Options {
     pub body_idle_timeout: Duration,
     /// How long a body may take in all.
     pub body_timeout: Duration,
+    /// Requests of one user, whatever they are.
+    pub user_requests: Rate,
+    /// Requests from one address, before it is known who asks.
+    pub address_requests: Rate,
+    /// Who may say where a request comes from, in `X-Forwarded-For`.
+    pub trusted_proxies: TrustedProxies,
     /// Where the requests are counted.
     pub metrics: Metrics,
 }
@@ -52,6 +65,11 @@ impl Default for Options {
             bodies_in_flight_bytes_max: 256 * 1024 * 1024,
             body_idle_timeout: Duration::from_secs(20),
             body_timeout: Duration::from_secs(600),
+            // Some clients send one request a key, all at once, and none of them again if refused.
+            user_requests: Rate { per_second: 500, burst: 1_000_000 },
+            // Behind one address there can be thousands of users.
+            address_requests: Rate { per_second: 0, burst: 10_000 },
+            trusted_proxies: TrustedProxies::default(),
             metrics: Metrics::default(),
         }
     }
@@ -66,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) options: Options,
     pub(crate) budget: Budget,
+    pub(crate) users: Buckets,
+    addresses: Buckets,
 }
 
 impl Deref for App {
@@ -130,7 +150,9 @@ fn finish(
     options: Options,
 ) -> Router {
     let budget = Budget::new(options.bodies_in_flight_bytes_max);
-    let app = App(Arc::new(Shared { store, authenticator, options, budget }));
+    let users = Buckets::new(options.user_requests);
+    let addresses = Buckets::new(options.address_requests);
+    let app = App(Arc::new(Shared { store, authenticator, options, budget, users, addresses }));
     router
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(app.clone(), around))
@@ -146,10 +168,17 @@ async fn around(State(app): State<App>, mut request: Request, next: Next) -> Res
     response
 }
 
-async fn answer(app: &App, request: Request, next: Next) -> Response {
+async fn answer(app: &App, mut request: Request, next: Next) -> Response {
     // A preflight must not run any of the endpoint's logic, and has no token.
     if request.method() == Method::OPTIONS {
         return StatusCode::NO_CONTENT.into_response();
+    }
+    let client = app.options.trusted_proxies.client(request.extensions(), request.headers());
+    if let Some(client) = client {
+        if let Err(retry_after) = app.addresses.take(&client, Instant::now()) {
+            return Refusal(MatrixError::LimitExceeded { retry_after }).into_response();
+        }
+        request.extensions_mut().insert(client);
     }
     match check_path(request.uri().path()) {
         Ok(()) => drained(app, request, next).await,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use strongroom_server::{Rate, TrustedProxies};
 use toml::{Table, Value};
 
 use crate::listen::Address;
@@ -29,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) data: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokens: Option<PathBuf>,
+    pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) retention: Span,
     pub(crate) journal_retention: Span,
     pub(crate) shutdown_timeout: Span,
@@ -76,6 +78,20 @@ pub(crate) struct Limits {
     pub(crate) body_idle_timeout: Span,
     pub(crate) body_timeout: Span,
     pub(crate) write_timeout: Span,
+    pub(crate) user_requests_per_second: u32,
+    pub(crate) user_requests_burst: u32,
+    pub(crate) address_requests_per_second: u32,
+    pub(crate) address_requests_burst: u32,
+}
+
+impl Limits {
+    pub(crate) fn user_requests(&self) -> Rate {
+        Rate { per_second: self.user_requests_per_second, burst: self.user_requests_burst }
+    }
+
+    pub(crate) fn address_requests(&self) -> Rate {
+        Rate { per_second: self.address_requests_per_second, burst: self.address_requests_burst }
+    }
 }
 
 /// The log.
@@ -143,6 +159,7 @@ impl Default for Config {
             listen: Address::default(),
             data: None,
             tokens: None,
+            trusted_proxies: TrustedProxies::default(),
             retention: seconds(30 * 24 * 60 * 60),
             journal_retention: seconds(365 * 24 * 60 * 60),
             shutdown_timeout: seconds(30),
@@ -184,6 +201,10 @@ impl Default for Limits {
             body_idle_timeout: Span(defaults.body_idle_timeout),
             body_timeout: Span(defaults.body_timeout),
             write_timeout: seconds(60),
+            user_requests_per_second: defaults.user_requests.per_second,
+            user_requests_burst: defaults.user_requests.burst,
+            address_requests_per_second: defaults.address_requests.per_second,
+            address_requests_burst: defaults.address_requests.burst,
         }
     }
 }
@@ -404,6 +425,9 @@ fn overlay(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Tabl
         let value = if default.is_integer() {
             let number = value.parse().map_err(|_| bad("it is not a whole number".to_owned()))?;
             Value::Integer(number)
+        } else if default.is_array() {
+            let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
         } else {
             Value::String(value.to_owned())
         };
@@ -481,8 +505,8 @@ mod tests {
                 for key in section.keys() {
                     assert!(mentioned(&format!("{key} = ")), "{key} is missing");
                 }
-            } else if value.is_array() {
-                assert!(mentioned(&format!("[[{key}]]")), "{key} is missing");
+            } else if key == "homeserver" {
+                assert!(mentioned("[[homeserver]]"), "{key} is missing");
             } else {
                 assert!(mentioned(&format!("{key} = ")), "{key} is missing");
             }
@@ -514,6 +538,7 @@ mod tests {
             ("STRONGROOM_AUTH_CACHE_TTL", "0s"),
             ("STRONGROOM_LIMITS_BODY_BYTES_MAX", "77"),
             ("STRONGROOM_LISTEN", "127.0.0.1:2"),
+            ("STRONGROOM_TRUSTED_PROXIES", "10.0.0.7, fd00::/8"),
             ("STRONGROOM_PORT", "tcp://10.0.0.1"),
             ("AUTH_TIMEOUT", "9s"),
         ];
@@ -522,6 +547,8 @@ mod tests {
         assert_eq!(config.auth.timeout, seconds(2));
         assert_eq!(config.limits.body_bytes_max, 77);
         assert_eq!(config.listen.to_string(), "127.0.0.1:2");
+        let proxies: Vec<String> = config.trusted_proxies.clone().into();
+        assert_eq!(proxies, ["10.0.0.7/32", "fd00::/8"]);
         let listen = Some("127.0.0.1:3".parse().unwrap());
         config.apply(Overrides { listen, ..Overrides::default() }).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:3");
@@ -534,6 +561,7 @@ mod tests {
             ("STRONGROOM_LIMITS_CONNECTIONS_MAX", "many"),
             ("STRONGROOM_LIMITS_CONNECTIONS_MAX", "0"),
             ("STRONGROOM_LOG_FORMAT", "xml"),
+            ("STRONGROOM_TRUSTED_PROXIES", "localhost"),
         ] {
             let error = load("", &[(name, value)]).unwrap_err();
             assert!(

@@ -9,14 +9,19 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{Router, extract::Request};
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use serde::{Deserialize, Serialize};
+use strongroom_server::Peer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -145,9 +150,9 @@ impl Listener {
     async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+                Ok(Stream::Tcp(stream, Peer::Ip(peer.ip())))
             }
             Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
         }
@@ -179,7 +184,7 @@ async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
 }
 
 enum Stream {
-    Tcp(TcpStream),
+    Tcp(TcpStream, Peer),
     Unix(UnixStream),
 }
 
@@ -214,11 +219,11 @@ pub(crate) async fn serve(
             () = &mut stop => break,
         };
         match accepted {
-            Ok(Stream::Tcp(stream)) => {
-                spawn(stream, router.clone(), limits, &graceful, place);
+            Ok(Stream::Tcp(stream, peer)) => {
+                spawn(stream, peer, router.clone(), limits, &graceful, place);
             }
             Ok(Stream::Unix(stream)) => {
-                spawn(stream, router.clone(), limits, &graceful, place);
+                spawn(stream, Peer::Local, router.clone(), limits, &graceful, place);
             }
             Err(error) => {
                 tracing::warn!(
@@ -235,6 +240,7 @@ pub(crate) async fn serve(
 
 fn spawn<S: AsyncRead + AsyncWrite + Send + 'static>(
     stream: S,
+    peer: Peer,
     router: Router,
     limits: ConnectionLimits,
     graceful: &GracefulShutdown,
@@ -242,11 +248,16 @@ fn spawn<S: AsyncRead + AsyncWrite + Send + 'static>(
 ) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write_timeout));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let connection = graceful.watch(connection);
     tokio::spawn(async move {
         if let Err(error) = connection.await {

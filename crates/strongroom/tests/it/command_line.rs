@@ -193,8 +193,8 @@ fn a_mistake_in_the_configuration_is_told_with_its_line() {
             "listen = \"127.0.0.1:8018\"\nlisen = 1\n",
             in_file(
                 "TOML parse error at line 2, column 1\n  |\n2 | lisen = 1\n  | ^^^^^\n\
-                 unknown field `lisen`, expected one of `listen`, `data`, `tokens`, `retention`, \
-                 `shutdown_timeout`, `homeserver`, `auth`, `limits`, `log`, `operator`\n",
+                 unknown field `lisen`, expected one of `listen`, `data`, `tokens`, \
+                 `trusted_proxies`, `retention`, `shutdown_timeout`, `homeserver`, `auth`, `limits`, `log`, `operator`\n",
             ),
         ),
         (

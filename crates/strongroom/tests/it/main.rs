@@ -4,6 +4,7 @@ mod client;
 mod command_line;
 mod hostile;
 mod keys;
+mod limits;
 mod restoring;
 mod running;
 mod versions;

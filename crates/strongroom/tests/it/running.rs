@@ -232,12 +232,12 @@ async fn a_second_signal_stops_it_at_once() {
 }
 
 /// `strongroom serve` of users in a file, on any port unless told otherwise.
-struct Serve {
+pub(crate) struct Serve {
     directory: TempDir,
 }
 
 impl Serve {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = TempDir::new().unwrap();
         let tokens = directory.path().join("tokens");
         fs::write(&tokens, "token @alice:x\n").unwrap();
@@ -245,11 +245,11 @@ impl Serve {
         Self { directory }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn start(&self, data: &Path, listen: &str, environment: &[(&str, &str)]) -> Process {
+    pub(crate) fn start(&self, data: &Path, listen: &str, environment: &[(&str, &str)]) -> Process {
         let mut command = program(environment);
         command.args(["serve", "--listen", listen, "--tokens"]).arg(self.path("tokens"));
         Process::spawn("strongroom", command.arg("--data").arg(data))
@@ -263,7 +263,7 @@ impl Serve {
     }
 }
 
-async fn listening(process: &mut Process) -> String {
+pub(crate) async fn listening(process: &mut Process) -> String {
     let found = process.wait_for("its address", |output| {
         let (_, rest) = output.split_once("listening address=")?;
         rest.split_whitespace().next().filter(|_| rest.contains('\n')).map(str::to_owned)
@@ -271,7 +271,7 @@ async fn listening(process: &mut Process) -> String {
     found.await
 }
 
-async fn stop(mut process: Process) -> String {
+pub(crate) async fn stop(mut process: Process) -> String {
     process.terminate();
     assert_eq!(process.wait().await.code(), Some(0), "{}", process.output());
     process.output()
@@ -345,11 +345,15 @@ async fn what_keeps_it_from_starting_is_told_with_what_to_do_about_it() {
     stop(again).await;
 }
 
-/// Asks for the current version over a Unix socket.
 async fn ask_over(socket: &Path) -> String {
+    ask_over_with(socket, "").await
+}
+
+/// Asks for the current version over a Unix socket, with more lines in the header.
+pub(crate) async fn ask_over_with(socket: &Path, lines: &str) -> String {
     let mut stream = UnixStream::connect(socket).await.expect("it listens");
     let request = format!(
-        "GET {ROOT}/version HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer token\r\n\r\n"
+        "GET {ROOT}/version HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer token\r\n{lines}\r\n"
     );
     stream.write_all(request.as_bytes()).await.expect("it reads");
     let mut answer = String::new();

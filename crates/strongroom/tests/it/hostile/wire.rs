@@ -143,6 +143,14 @@ impl Wire {
         Self { stream, pending: Vec::new() }
     }
 
+    /// A connection from this address, one of this machine's own.
+    pub(crate) async fn open_from(source: &str, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::new(source.parse().expect("an address"), 0)).expect("our own");
+        let stream = socket.connect(address).await.expect("the server accepts connections");
+        Self { stream, pending: Vec::new() }
+    }
+
     /// A connection through which little comes that is not read.
     pub(crate) async fn open_narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
