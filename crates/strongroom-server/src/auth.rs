@@ -2,6 +2,7 @@
 
 mod cache;
 mod fixed;
+mod gate;
 mod homeserver;
 
 use std::{collections::HashMap, fmt, sync::Arc};
@@ -14,6 +15,10 @@ pub use self::{
     fixed::{FixedTokens, TokensError},
     homeserver::{BadHomeserver, Homeserver, HomeserverOptions},
 };
+use crate::address::ClientAddress;
+
+/// No token is longer: the whole header is seldom allowed to be.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// Whom a token belongs to.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,9 +34,11 @@ pub struct Requester {
 pub struct AccessToken(Zeroizing<String>);
 
 impl AccessToken {
-    /// Takes the token as it stands after `Bearer `.
-    pub fn new(token: &str) -> Self {
-        Self(Zeroizing::new(token.to_owned()))
+    /// Takes the token as it stands after `Bearer `, if anybody can have such a token.
+    pub fn parse(token: &str) -> Option<Self> {
+        let is_one = (1..=TOKEN_BYTES_MAX).contains(&token.len())
+            && token.bytes().all(|byte| byte.is_ascii_graphic());
+        is_one.then(|| Self(Zeroizing::new(token.to_owned())))
     }
 
     /// The secret itself.
@@ -57,6 +64,8 @@ pub struct Credentials {
     pub device_id: Option<String>,
     /// The header `Host`, which tells several homeservers apart.
     pub host: Option<String>,
+    /// Where the request comes from, if that is known.
+    pub address: Option<ClientAddress>,
     /// Whether a remembered answer will do.
     pub freshness: Freshness,
 }
@@ -123,6 +132,17 @@ fn without_port(host: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_of_visible_characters_and_not_without_measure() {
+        let longest = "x".repeat(TOKEN_BYTES_MAX);
+        for good in ["x", "syt_YWxpY2U_sEcReT_1a2B3c", "mdl+/.-_~!$==", &longest] {
+            assert_eq!(AccessToken::parse(good).unwrap().expose(), good);
+        }
+        for bad in ["", "a b", "a\tb", "a\nb", "a\0", "é", &(longest + "x")] {
+            assert!(AccessToken::parse(bad).is_none(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_port_is_digits_behind_the_last_colon() {

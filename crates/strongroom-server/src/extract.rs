@@ -10,6 +10,7 @@ use strongroom_protocol::{MatrixError, RoomId, SessionId, Version};
 use strongroom_store::{Author, Timestamp};
 
 use crate::{
+    address::ClientAddress,
     auth::{AccessToken, Credentials, Freshness, Requester},
     observe::Seen,
     refusal::Refusal,
@@ -66,11 +67,13 @@ async fn authenticate(
     let token = token.map(|(_, token)| token.trim()).filter(|token| !token.is_empty());
     let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let query = |name| parameter(parts, name).map(Cow::into_owned);
+    let token = AccessToken::parse(token.ok_or(MatrixError::MissingToken)?);
     let credentials = Credentials {
-        token: AccessToken::new(token.ok_or(MatrixError::MissingToken)?),
+        token: token.ok_or(MatrixError::UnknownToken)?,
         user_id: query("user_id"),
         device_id: query("device_id").or_else(|| query("org.matrix.msc3202.device_id")),
         host: host.map(str::to_owned),
+        address: parts.extensions.get::<ClientAddress>().copied(),
         freshness,
     };
     let requester = app.authenticator.requester(&credentials).await?;

@@ -30,16 +30,54 @@ impl Rate {
         Duration::from_secs(1).checked_div(self.per_second)
     }
 
-    /// Takes one at `now` from a bucket that is full at `full_at`: when it then is full, or how long
-    /// there is none in it.
-    fn take(self, full_at: Option<Instant>, now: Instant) -> Result<Instant, Duration> {
-        let Some(interval) = self.interval() else { return Ok(now) };
-        let full_at = full_at.map_or(now, |full_at| full_at.max(now)) + interval;
-        let missing = full_at.duration_since(now);
-        match missing.checked_sub(interval.saturating_mul(self.burst.max(1))) {
-            None | Some(Duration::ZERO) => Ok(full_at),
+    /// Whether there is one at `now` in a bucket that is full at `full_at`.
+    ///
+    /// # Errors
+    ///
+    /// How long there will be none.
+    fn check(self, full_at: Option<Instant>, now: Instant) -> Result<(), Duration> {
+        let Some(interval) = self.interval() else { return Ok(()) };
+        let missing = full_at.map_or(Duration::ZERO, |full_at| full_at.duration_since(now));
+        let most = interval.saturating_mul(self.burst.max(1));
+        match (missing + interval).checked_sub(most) {
+            None | Some(Duration::ZERO) => Ok(()),
             Some(wait) => Err(wait),
         }
+    }
+
+    /// When it is full if one is taken out at `now`, whether it was there or not.
+    fn charge(self, full_at: Option<Instant>, now: Instant) -> Instant {
+        let interval = self.interval().unwrap_or_default();
+        full_at.map_or(now, |full_at| full_at.max(now)) + interval
+    }
+}
+
+/// One bucket.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    rate: Rate,
+    full_at: Mutex<Option<Instant>>,
+}
+
+impl Bucket {
+    pub(crate) fn new(rate: Rate) -> Self {
+        Self { rate, full_at: Mutex::default() }
+    }
+
+    /// Whether there is one in it.
+    ///
+    /// # Errors
+    ///
+    /// How long there will be none.
+    pub(crate) fn check(&self, now: Instant) -> Result<(), Duration> {
+        let full_at = *self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rate.check(full_at, now)
+    }
+
+    /// Takes one out, or owes it.
+    pub(crate) fn charge(&self, now: Instant) {
+        let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *full_at = Some(self.rate.charge(*full_at, now));
     }
 }
 
@@ -62,19 +100,41 @@ impl Buckets {
         Self { rate, hasher: RandomState::new(), full_at }
     }
 
-    /// Takes one out of the bucket of `whose`.
+    /// Whether there is one in the bucket of `whose`.
+    ///
+    /// # Errors
+    ///
+    /// How long there will be none.
+    pub(crate) fn check(&self, whose: &impl Hash, now: Instant) -> Result<(), Duration> {
+        let whose = self.hasher.hash_one(whose);
+        let buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rate.check(buckets.peek(&whose).copied(), now)
+    }
+
+    /// Takes one out of the bucket of `whose`, or owes it.
+    pub(crate) fn charge(&self, whose: &impl Hash, now: Instant) {
+        // What nobody checks is not kept.
+        if self.rate.per_second > 0 {
+            let whose = self.hasher.hash_one(whose);
+            let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let full_at = self.rate.charge(buckets.get(&whose).copied(), now);
+            buckets.put(whose, full_at);
+        }
+    }
+
+    /// Takes one out of the bucket of `whose` if there is one.
     ///
     /// # Errors
     ///
     /// How long there will be none.
     pub(crate) fn take(&self, whose: &impl Hash, now: Instant) -> Result<(), Duration> {
-        if self.rate.per_second == 0 {
-            return Ok(());
+        if self.rate.per_second > 0 {
+            let whose = self.hasher.hash_one(whose);
+            let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let full_at = buckets.get(&whose).copied();
+            self.rate.check(full_at, now)?;
+            buckets.put(whose, self.rate.charge(full_at, now));
         }
-        let whose = self.hasher.hash_one(whose);
-        let mut buckets = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let full_at = self.rate.take(buckets.get(&whose).copied(), now)?;
-        buckets.put(whose, full_at);
         Ok(())
     }
 }
@@ -87,23 +147,9 @@ mod tests {
 
     /// What flows in drop by drop, a drop a nanosecond; to take one empties it by an interval.
     struct Model {
-        drops: u128,
-        interval: u128,
-        most: u128,
-    }
-
-    impl Model {
-        fn wait(&mut self, time: Duration) {
-            self.drops = (self.drops + time.as_nanos()).min(self.most);
-        }
-
-        fn take(&mut self) -> bool {
-            let is_there = self.drops >= self.interval;
-            if is_there {
-                self.drops -= self.interval;
-            }
-            is_there
-        }
+        drops: i128,
+        interval: i128,
+        most: i128,
     }
 
     proptest! {
@@ -111,22 +157,31 @@ mod tests {
         fn a_bucket_agrees_with_one_that_drops_fall_into(
             per_second in 1..1000_u32,
             burst in 1..5_u32,
-            waits_us in vec(prop_oneof![0..10_u64, 0..2_000_000_u64], 0..200),
+            steps in vec((prop_oneof![0..10_u64, 0..2_000_000_u64], any::<bool>()), 0..200),
         ) {
-            let buckets = Buckets::new(Rate { per_second, burst });
-            let interval = u128::from(1_000_000_000 / per_second);
-            let most = interval * u128::from(burst);
+            let rate = Rate { per_second, burst };
+            let (bucket, buckets) = (Bucket::new(rate), Buckets::new(rate));
+            let interval = i128::from(1_000_000_000 / per_second);
+            let most = interval * i128::from(burst);
             let mut model = Model { drops: most, interval, most };
             let mut now = Instant::now();
-            for wait_us in waits_us {
-                let wait = Duration::from_micros(wait_us);
-                now += wait;
-                model.wait(wait);
-                let taken = buckets.take(&"a", now);
-                prop_assert_eq!(taken.is_ok(), model.take());
-                if let Err(wait) = taken {
-                    let early = wait - Duration::from_nanos(1);
-                    prop_assert_eq!(buckets.take(&"a", now + early), Err(Duration::from_nanos(1)));
+            for (wait_us, is_owed) in steps {
+                now += Duration::from_micros(wait_us);
+                model.drops = (model.drops + i128::from(wait_us) * 1000).min(model.most);
+                let checked = bucket.check(now);
+                prop_assert_eq!(checked.is_ok(), model.drops >= model.interval);
+                if let Err(wait) = checked {
+                    prop_assert_eq!(wait.as_nanos() as i128, model.interval - model.drops);
+                }
+                prop_assert_eq!(buckets.check(&"a", now), checked);
+                if is_owed {
+                    buckets.charge(&"a", now);
+                } else {
+                    prop_assert_eq!(buckets.take(&"a", now), checked);
+                }
+                if is_owed || checked.is_ok() {
+                    bucket.charge(now);
+                    model.drops -= model.interval;
                 }
             }
         }
@@ -144,11 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_rate_there_is_no_limit() {
-        let now = Instant::now();
-        let buckets = Buckets::new(Rate { per_second: 0, burst: 1 });
-        for _ in 0..1000 {
-            assert_eq!(buckets.take(&"a", now), Ok(()));
+    fn without_a_rate_there_is_no_limit_and_nothing_is_kept() {
+        let (now, rate) = (Instant::now(), Rate { per_second: 0, burst: 1 });
+        let (bucket, buckets) = (Bucket::new(rate), Buckets::new(rate));
+        for whose in 0..1000 {
+            bucket.charge(now);
+            buckets.charge(&whose, now);
+            assert_eq!((bucket.check(now), buckets.check(&whose, now)), (Ok(()), Ok(())));
+            assert_eq!(buckets.take(&whose, now), Ok(()));
         }
         assert!(buckets.full_at.lock().unwrap().is_empty());
     }

@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{Router, routing};
@@ -27,6 +28,8 @@ pub enum Fault {
     None,
     /// It takes the request and never answers.
     Stall,
+    /// The truth, after so long.
+    Slow(Duration),
     /// A status, a content type, and a body.
     Status(u16, &'static str, String),
     /// 302 to another place.

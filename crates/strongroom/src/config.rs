@@ -61,6 +61,15 @@ pub(crate) struct Auth {
     pub(crate) cache_entries: NonZeroUsize,
     pub(crate) timeout: Span,
     pub(crate) questions_max: NonZeroUsize,
+    pub(crate) questions_waiting_max: usize,
+    pub(crate) wrong_tokens_per_second: u32,
+    pub(crate) wrong_tokens_burst: u32,
+}
+
+impl Auth {
+    pub(crate) fn wrong_tokens(&self) -> Rate {
+        Rate { per_second: self.wrong_tokens_per_second, burst: self.wrong_tokens_burst }
+    }
 }
 
 /// How much is too much.
@@ -82,6 +91,8 @@ pub(crate) struct Limits {
     pub(crate) user_requests_burst: u32,
     pub(crate) address_requests_per_second: u32,
     pub(crate) address_requests_burst: u32,
+    pub(crate) address_failures_per_second: u32,
+    pub(crate) address_failures_burst: u32,
 }
 
 impl Limits {
@@ -91,6 +102,10 @@ impl Limits {
 
     pub(crate) fn address_requests(&self) -> Rate {
         Rate { per_second: self.address_requests_per_second, burst: self.address_requests_burst }
+    }
+
+    pub(crate) fn address_failures(&self) -> Rate {
+        Rate { per_second: self.address_failures_per_second, burst: self.address_failures_burst }
     }
 }
 
@@ -181,6 +196,9 @@ impl Default for Auth {
             cache_entries: defaults.cache_entries,
             timeout: Span(defaults.timeout),
             questions_max: defaults.questions_max,
+            questions_waiting_max: defaults.questions_waiting_max,
+            wrong_tokens_per_second: defaults.wrong_tokens.per_second,
+            wrong_tokens_burst: defaults.wrong_tokens.burst,
         }
     }
 }
@@ -189,6 +207,7 @@ impl Default for Limits {
     fn default() -> Self {
         let defaults = strongroom_server::Options::default();
         let quotas = strongroom_store::Quotas::default();
+        let address_failures = strongroom_server::HomeserverOptions::new("", "").address_failures;
         Self {
             body_bytes_max: defaults.limits.body_bytes_max,
             session_data_bytes_max: defaults.limits.session_data_bytes_max,
@@ -205,6 +224,8 @@ impl Default for Limits {
             user_requests_burst: defaults.user_requests.burst,
             address_requests_per_second: defaults.address_requests.per_second,
             address_requests_burst: defaults.address_requests.burst,
+            address_failures_per_second: address_failures.per_second,
+            address_failures_burst: address_failures.burst,
         }
     }
 }

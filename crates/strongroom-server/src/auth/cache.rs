@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    hash::Hash,
     num::NonZeroUsize,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -42,37 +43,36 @@ impl fmt::Debug for TokenHasher {
 /// Answers that are good for a fixed time. When it is full, the one that was not asked for the
 /// longest makes room.
 #[derive(Debug)]
-pub(super) struct Remembered<T> {
+pub(super) struct Remembered<K: Hash + Eq, T> {
     good_for: Duration,
-    answers: Mutex<LruCache<[u8; 32], (Instant, T)>>,
+    answers: Mutex<LruCache<K, (Instant, T)>>,
 }
 
-impl<T: Clone> Remembered<T> {
-    /// With a time of zero nothing is remembered.
+impl<K: Hash + Eq, T: Clone> Remembered<K, T> {
     pub(super) fn new(good_for: Duration, entries_max: NonZeroUsize) -> Self {
         Self { good_for, answers: Mutex::new(LruCache::new(entries_max)) }
     }
 
-    pub(super) fn get(&self, token: &[u8; 32]) -> Option<T> {
+    pub(super) fn get(&self, key: &K) -> Option<T> {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, answer) = answers.get(token)?;
-        if since.elapsed() < self.good_for {
-            return Some(answer.clone());
-        }
-        answers.pop(token);
-        None
+        let (since, answer) = answers.get(key)?;
+        (since.elapsed() < self.good_for).then(|| answer.clone())
+    }
+
+    /// Whether there was an answer not longer than so long ago, good or not.
+    pub(super) fn has_known(&self, key: &K, within: Duration) -> bool {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.peek(key).is_some_and(|(since, _)| since.elapsed() < within)
     }
 
     /// Remembers what was true at `since`.
-    pub(super) fn insert(&self, token: [u8; 32], since: Instant, answer: T) {
-        if !self.good_for.is_zero() {
-            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-            answers.put(token, (since, answer));
-        }
+    pub(super) fn insert(&self, key: K, since: Instant, answer: T) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.put(key, (since, answer));
     }
 
-    pub(super) fn forget(&self, token: &[u8; 32]) {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).pop(token);
+    pub(super) fn forget(&self, key: &K) {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).pop(key);
     }
 }
 
@@ -101,9 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn with_no_time_nothing_is_remembered() {
+    fn with_no_time_nothing_is_good_and_yet_it_is_known() {
         let cache = Remembered::new(Duration::ZERO, NonZeroUsize::MIN);
         cache.insert([0; 32], Instant::now(), ());
         assert_eq!(cache.get(&[0; 32]), None);
+        assert!(cache.has_known(&[0; 32], Duration::from_secs(60)));
+        assert!(!cache.has_known(&[0; 32], Duration::ZERO));
+        assert!(!cache.has_known(&[1; 32], Duration::from_secs(60)));
+        cache.forget(&[0; 32]);
+        assert!(!cache.has_known(&[0; 32], Duration::from_secs(60)));
     }
 }

@@ -12,12 +12,14 @@ use reqwest::{Client, Response, Url, header, redirect};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use strongroom_protocol::{DeviceId, MatrixError, Object, UserId};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::{timeout, timeout_at};
 
 use super::{
     Authenticator, Credentials, Freshness, Requester,
     cache::{Remembered, TokenHasher},
+    gate::{End, Gate, KNOWN_FOR},
 };
+use crate::rate::Rate;
 
 /// A whoami answer has some hundred bytes; more is no whoami answer.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -28,6 +30,9 @@ const REFUSALS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 const CACHE_ENTRIES: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 /// Questions under way at once, unless configured otherwise: a homeserver has other work.
 const QUESTIONS_MAX: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+/// Those that wait for that, unless configured otherwise: in the time that an answer may take, a
+/// homeserver answers no more of them.
+const QUESTIONS_WAITING_MAX: usize = 4096;
 /// When a client may try again after the homeserver could not be asked.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -52,6 +57,14 @@ pub struct HomeserverOptions {
     pub timeout: Duration,
     /// Questions that are under way at once.
     pub questions_max: NonZeroUsize,
+    /// Questions that wait for that; a further one is answered 503.
+    pub questions_waiting_max: usize,
+    /// Questions in vain about tokens that were not accepted within a day, from everywhere together;
+    /// and as many once more from addresses from which a token was accepted within a day. Beyond
+    /// that such tokens are answered 503.
+    pub wrong_tokens: Rate,
+    /// Those of them that come from one address. Beyond that it is answered 429.
+    pub address_failures: Rate,
 }
 
 impl HomeserverOptions {
@@ -65,6 +78,12 @@ impl HomeserverOptions {
             cache_entries: CACHE_ENTRIES,
             timeout: Duration::from_secs(10),
             questions_max: QUESTIONS_MAX,
+            questions_waiting_max: QUESTIONS_WAITING_MAX,
+            // A homeserver hardly notices them. Tokens that expired are not among them as long as
+            // they are known, and successes never are.
+            wrong_tokens: Rate { per_second: 100, burst: 1000 },
+            // A company behind one address whose devices all wake up with tokens that expired.
+            address_failures: Rate { per_second: 20, burst: 2000 },
         }
     }
 }
@@ -90,15 +109,23 @@ pub struct Homeserver {
     whoami: Url,
     timeout: Duration,
     client: Client,
-    questions: Semaphore,
+    gate: Gate,
     hasher: TokenHasher,
-    accepted: Remembered<Requester>,
-    refused: Remembered<MatrixError>,
-    under_way: Mutex<HashMap<[u8; 32], Answer>>,
+    accepted: Remembered<[u8; 32], Requester>,
+    refused: Remembered<[u8; 32], MatrixError>,
+    lines: Mutex<HashMap<[u8; 32], Line>>,
 }
 
-/// One question that several requests wait for.
-type Answer = Arc<OnceCell<Result<Requester, MatrixError>>>;
+/// Those who wait for what the homeserver says of one token: never more than one question is under
+/// way about it, whose answer is left for those behind.
+type Line = Arc<tokio::sync::Mutex<Option<Asked>>>;
+
+#[derive(Clone, Debug)]
+struct Asked {
+    at: Instant,
+    answered: Instant,
+    answer: Result<Requester, MatrixError>,
+}
 
 #[derive(Deserialize)]
 struct WhoAmI {
@@ -141,6 +168,7 @@ impl Homeserver {
     ///
     /// [`BadHomeserver`]
     pub fn new(options: HomeserverOptions) -> Result<Self, BadHomeserver> {
+        let gate = Gate::new(&options);
         let whoami = whoami_url(&options.url).ok_or(BadHomeserver::Url(options.url))?;
         // Keeps the provider that the process may have chosen already.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -154,11 +182,11 @@ impl Homeserver {
             whoami,
             timeout: options.timeout,
             client,
-            questions: Semaphore::new(options.questions_max.get()),
+            gate,
             hasher: TokenHasher::new()?,
             accepted: Remembered::new(options.cache_ttl, options.cache_entries),
             refused: Remembered::new(options.refused_ttl, REFUSALS_MAX),
-            under_way: Mutex::default(),
+            lines: Mutex::default(),
         })
     }
 
@@ -168,28 +196,26 @@ impl Homeserver {
     }
 
     /// Asks, and remembers the answer.
-    async fn ask(
-        &self,
-        key: [u8; 32],
-        credentials: &Credentials,
-    ) -> Result<Requester, MatrixError> {
-        let asked_at = Instant::now();
-        let answer = tokio::time::timeout(self.timeout, self.whoami(credentials)).await;
-        let answer = answer.unwrap_or(Err(NoAnswer::Late)).unwrap_or_else(|error| {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                homeserver = self.server_name,
-                "the homeserver can't be asked whose token it is"
-            );
-            Err(MatrixError::HomeserverUnavailable { retry_after: RETRY_AFTER })
-        });
+    async fn ask(&self, key: [u8; 32], credentials: &Credentials) -> Asked {
+        let begin = Instant::now();
+        let (at, answer) = match self.answer(&key, credentials, begin + self.timeout).await {
+            Ok((at, answer)) => (at, answer),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    homeserver = self.server_name,
+                    "the homeserver can't be asked whose token it is"
+                );
+                (begin, Err(MatrixError::HomeserverUnavailable { retry_after: RETRY_AFTER }))
+            }
+        };
         match &answer {
             // From when it was asked: the token may have been logged out since.
-            Ok(requester) => self.accepted.insert(key, asked_at, requester.clone()),
+            Ok(requester) => self.accepted.insert(key, at, requester.clone()),
             Err(error) => match error.status() {
                 401 => {
                     self.accepted.forget(&key);
-                    self.refused.insert(key, asked_at, error.clone());
+                    self.refused.insert(key, at, error.clone());
                 }
                 // A guest, or an account that is locked, which may be unlocked any moment.
                 403 => self.accepted.forget(&key),
@@ -197,14 +223,43 @@ impl Homeserver {
                 _ => {}
             },
         }
-        answer
+        Asked { at, answered: Instant::now(), answer }
+    }
+
+    /// The answer to a question, and when it was asked; or why it is not asked now.
+    async fn answer(
+        &self,
+        key: &[u8; 32],
+        credentials: &Credentials,
+        deadline: Instant,
+    ) -> Result<(Instant, Result<Requester, MatrixError>), NoAnswer> {
+        let entered = timeout_at(deadline.into(), async {
+            if self.accepted.has_known(key, KNOWN_FOR) {
+                self.gate.known(credentials.address).await
+            } else {
+                self.gate.stranger(credentials.address).await
+            }
+        });
+        let entered = entered.await.map_err(|_| NoAnswer::Late)?;
+        let at = Instant::now();
+        let pass = match entered {
+            Ok(pass) => pass,
+            Err(held_up) => return Ok((at, Err(held_up))),
+        };
+        let answer = timeout_at(deadline.into(), self.whoami(credentials)).await;
+        let answer = answer.unwrap_or(Err(NoAnswer::Late));
+        pass.came_to(match &answer {
+            Ok(Ok(_)) => End::LetIn,
+            Ok(Err(error)) if matches!(error.status(), 401 | 403) => End::Refused,
+            Ok(Err(_)) | Err(_) => End::NoAnswer,
+        });
+        Ok((at, answer?))
     }
 
     async fn whoami(
         &self,
         credentials: &Credentials,
     ) -> Result<Result<Requester, MatrixError>, NoAnswer> {
-        let _place = self.questions.acquire().await.map_err(|_| NoAnswer::Late)?;
         let mut url = self.whoami.clone();
         let asserted = [("user_id", &credentials.user_id), ("device_id", &credentials.device_id)];
         for (name, value) in asserted {
@@ -258,45 +313,54 @@ impl Authenticator for Homeserver {
             None => ["none", ""],
         });
         let key = self.hasher.hash(std::iter::once(credentials.token.expose()).chain(asserted));
-        if credentials.freshness == Freshness::AskedNow {
-            return match self.refused.get(&key) {
-                Some(refusal) => Err(refusal),
-                None => self.ask(key, credentials).await,
-            };
-        }
-        if let Some(answer) = self.remembered(&key) {
+        let arrived = Instant::now();
+        let remembered = || match credentials.freshness {
+            Freshness::Remembered => self.remembered(&key),
+            Freshness::AskedNow => self.refused.get(&key).map(Err),
+        };
+        if let Some(answer) = remembered() {
             return answer;
         }
-        let question = Question::join(&self.under_way, key);
-        let ask = async || match self.remembered(&key) {
-            // Another question was answered just before this one joined.
-            Some(answer) => answer,
-            None => self.ask(key, credentials).await,
+        let place = Place::join(&self.lines, key);
+        // The question that is under way, and the one that all others share then.
+        let line = timeout(self.timeout * 2, place.line.lock()).await;
+        let Ok(mut last) = line else {
+            return Err(MatrixError::HomeserverUnavailable { retry_after: RETRY_AFTER });
         };
-        question.answer.get_or_init(ask).await.clone()
+        if let Some(answer) = remembered() {
+            return answer;
+        }
+        let is_good = |asked: &Asked| match credentials.freshness {
+            Freshness::Remembered => asked.answered >= arrived,
+            Freshness::AskedNow => asked.at >= arrived,
+        };
+        match &*last {
+            Some(asked) if is_good(asked) => asked.answer.clone(),
+            Some(_) | None => last.insert(self.ask(key, credentials).await).answer.clone(),
+        }
     }
 }
 
-/// A place among those who wait for one answer; the last to leave clears it away.
-struct Question<'a> {
-    under_way: &'a Mutex<HashMap<[u8; 32], Answer>>,
+/// A place in a line; the last to leave clears the line away.
+struct Place<'a> {
+    lines: &'a Mutex<HashMap<[u8; 32], Line>>,
     key: [u8; 32],
-    answer: Answer,
+    line: Line,
 }
 
-impl<'a> Question<'a> {
-    fn join(under_way: &'a Mutex<HashMap<[u8; 32], Answer>>, key: [u8; 32]) -> Self {
-        let mut table = under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = Arc::clone(table.entry(key).or_default());
-        Self { under_way, key, answer }
+impl<'a> Place<'a> {
+    fn join(lines: &'a Mutex<HashMap<[u8; 32], Line>>, key: [u8; 32]) -> Self {
+        let mut table = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = Arc::clone(table.entry(key).or_default());
+        Self { lines, key, line }
     }
 }
 
-impl Drop for Question<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut table = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         // The table's own and this one: nobody else waits, and under the lock nobody joins.
-        if Arc::strong_count(&self.answer) == 2 {
+        if Arc::strong_count(&self.line) == 2 {
             table.remove(&self.key);
         }
     }

@@ -54,6 +54,10 @@ pub(super) async fn whoami(
     match fault {
         Fault::None => truth,
         Fault::Stall => std::future::pending().await,
+        Fault::Slow(time) => {
+            tokio::time::sleep(time).await;
+            truth
+        }
         Fault::Status(status, content_type, body) => {
             let status = StatusCode::from_u16(status).expect("an HTTP status");
             (status, [(header::CONTENT_TYPE, content_type)], body).into_response()

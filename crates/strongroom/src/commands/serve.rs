@@ -144,6 +144,9 @@ fn authenticator(config: &Config) -> anyhow::Result<Arc<dyn Authenticator>> {
             cache_entries: config.auth.cache_entries,
             timeout: config.auth.timeout.0,
             questions_max: config.auth.questions_max,
+            questions_waiting_max: config.auth.questions_waiting_max,
+            wrong_tokens: config.auth.wrong_tokens(),
+            address_failures: config.limits.address_failures(),
             ..HomeserverOptions::new(&homeserver.url, &homeserver.server_name)
         })?);
         // The only one need not be told apart from others.

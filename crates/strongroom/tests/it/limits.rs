@@ -1,5 +1,9 @@
 //! What a hostile client meets: each limit at it and above, and that nobody else notices.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "tests fail loudly")]
+
+mod questions;
+
 use std::time::Instant;
 
 use strongroom_testing::{Answer, Server, User, until};
