@@ -44,11 +44,12 @@ impl From<store::Error> for Refusal {
                  deleted and replaced ones included for some time"
             )),
             store::Error::Damaged { .. } => MatrixError::Unknown,
-            store::Error::Purged | store::Error::Database(_) => {
+            store::Error::Purged | store::Error::Unavailable(_) | store::Error::Database(_) => {
                 MatrixError::Unavailable { retry_after: RETRY_AFTER }
             }
         };
-        if refusal.status() >= 500 {
+        let is_told = matches!(error, store::Error::Unavailable(_));
+        if refusal.status() >= 500 && !is_told {
             tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
         }
         Self(refusal)

@@ -30,6 +30,7 @@ mod page;
 mod sqlite;
 mod store;
 mod time;
+mod trouble;
 
 pub use memory::Memory;
 pub use operator::{
@@ -44,3 +45,4 @@ pub use store::{
     Stored, Tick,
 };
 pub use time::Timestamp;
+pub use trouble::Trouble;

@@ -7,11 +7,14 @@
 
 mod checkpoint;
 mod checksum;
+mod condition;
+mod identity;
 mod kept;
 mod operator;
 mod purge;
 mod read;
 mod readers;
+mod recovery;
 mod schema;
 mod service;
 mod write;
@@ -41,6 +44,7 @@ pub struct Sqlite {
     readers: Readers,
     _checkpoints: Checkpoints,
     quotas: Quotas,
+    directory: Arc<Directory>,
 }
 
 impl Sqlite {
@@ -63,13 +67,11 @@ impl Sqlite {
         directory: impl AsRef<Path>,
         quotas: Quotas,
     ) -> std::result::Result<Self, OpenError> {
-        let path = directory.as_ref();
-        let directory = Arc::new(Directory::open(path)?);
-        let database = |source| OpenError::Database { path: path.to_owned(), source };
-        let checkpoints = Checkpoints::start(&directory).map_err(database)?;
-        let writer = Writer::start(&directory, checkpoints.waker()).map_err(database)?;
-        let readers = Readers::new(directory);
-        Ok(Self { writer, readers, _checkpoints: checkpoints, quotas })
+        let directory = Arc::new(Directory::open(directory.as_ref())?);
+        let checkpoints = Checkpoints::start(&directory);
+        let readers = Readers::new(Arc::clone(&directory));
+        let writer = Writer::start(&directory, readers.clone(), checkpoints.waker());
+        Ok(Self { writer, readers, _checkpoints: checkpoints, directory, quotas })
     }
 }
 
@@ -177,6 +179,7 @@ impl Store for Sqlite {
         let look =
             |database: &Connection| Ok(database.execute_batch("SELECT 1 FROM users LIMIT 1")?);
         self.readers.look_up(look)?;
-        self.writer.write(look).await
+        self.writer.write(schema::touch).await?;
+        self.directory.condition().check()
     }
 }

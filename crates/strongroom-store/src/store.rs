@@ -10,6 +10,7 @@ use strongroom_protocol::{
 use crate::{
     page::{Page, PageSize, Position},
     time::Timestamp,
+    trouble::Trouble,
 };
 
 /// What a store returns.
@@ -45,6 +46,10 @@ pub enum Error {
         /// Which part of it.
         what: &'static str,
     },
+    /// It can't be done now, and perhaps was done: every operation may be tried again. The store has
+    /// logged it when it began.
+    #[error("{0}")]
+    Unavailable(Trouble),
     /// The database failed, perhaps after it had done it: every operation may be tried again.
     #[error("the database failed")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -294,11 +299,11 @@ pub trait Store: Send + Sync + 'static {
     /// What is kept out of view, and what will be purged next.
     async fn outlook(&self) -> Result<Outlook>;
 
-    /// Whether it can be read, and takes writes.
+    /// Whether it can be read, and takes writes: one is made.
     ///
     /// # Errors
     ///
-    /// [`Error::Database`]
+    /// [`Error::Unavailable`], [`Error::Database`].
     async fn check(&self) -> Result<()>;
 }
 

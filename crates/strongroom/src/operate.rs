@@ -14,8 +14,8 @@ use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
-use strongroom_store::{Outlook, Result, Retention, Store, Tick};
-use tokio::time::Instant;
+use strongroom_store::{self as store, Outlook, Result, Retention, Store, Tick};
+use tokio::time::{Instant, timeout};
 
 /// How often it is looked for what has outlived its retention: a thousand times in that time, but
 /// not more often, and at least as often.
@@ -23,6 +23,9 @@ const TICK_MIN: Duration = Duration::from_secs(1);
 const TICK_MAX: Duration = Duration::from_secs(60);
 /// How often the metrics follow a purge that takes long.
 const SHOW_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the store may take to say how it is: what asks us gives up after some seconds itself.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `/metrics` and `/health`.
 pub(crate) fn router(registry: Registry, store: Arc<dyn Store>) -> Router {
@@ -42,14 +45,20 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
     }
 }
 
-/// 200 if the store reads and takes writes, else 503; in a word, for people who look at it.
+/// 200 if the store reads and takes writes, else 503; in words, for people who look at it.
 async fn health(State(store): State<Arc<dyn Store>>) -> Response {
-    match store.check().await {
-        Ok(()) => (StatusCode::OK, "ok\n").into_response(),
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the store is not well");
-            (StatusCode::SERVICE_UNAVAILABLE, "the store fails\n").into_response()
+    let unwell = |words: String| (StatusCode::SERVICE_UNAVAILABLE, words).into_response();
+    match timeout(HEALTH_TIMEOUT, store.check()).await {
+        Ok(Ok(())) => (StatusCode::OK, "ok\n").into_response(),
+        // The store has logged it when it began.
+        Ok(Err(store::Error::Unavailable(trouble))) => {
+            unwell(format!("{trouble}\nhelp: {}\n", trouble.help()))
         }
+        Ok(Err(error)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the store is not well");
+            unwell("the store fails\nhelp: see the log\n".to_owned())
+        }
+        Err(_) => unwell("the store does not answer\nhelp: is its disk stuck?\n".to_owned()),
     }
 }
 

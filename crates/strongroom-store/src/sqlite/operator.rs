@@ -3,22 +3,20 @@
 //! A second process on the file is nothing special to SQLite: readers see one consistent state, and
 //! writers take turns. Transactions here are short, so that the server's writer does not wait long.
 
+mod attached;
 mod check;
 mod forget;
 mod look;
 mod snapshot;
 mod undelete;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 use strongroom_protocol::{UserId, Version};
 
-use super::{
-    purge,
-    schema::{Directory, OpenError},
-    service::micros,
-};
+use self::attached::Attached;
+use super::{purge, schema::OpenError, service::micros};
 use crate::{
     operator::{
         Checked, JournalLine, OperatorError, Progress, Removed, Result, SortUsers, Status,
@@ -28,14 +26,11 @@ use crate::{
     time::Timestamp,
 };
 
-/// Pages only pass through this connection.
-const CACHE_KIB: u32 = 8 * 1024;
-
 /// The store in one directory, as its operator sees it. Every method may block for as long as the disk
 /// takes, and may be called while a server is running.
 #[derive(Debug)]
 pub struct SqliteOperator {
-    directory: Arc<Directory>,
+    directory: Attached,
     database: Connection,
 }
 
@@ -53,11 +48,7 @@ impl SqliteOperator {
     /// [`OpenError::Missing`] where there is none; [`OpenError::Older`] if a server of an older
     /// release is running on it.
     pub fn open(directory: impl AsRef<Path>) -> std::result::Result<Self, OpenError> {
-        let path = directory.as_ref();
-        let directory = Arc::new(Directory::attach(path)?);
-        let database = directory
-            .writer(CACHE_KIB)
-            .map_err(|source| OpenError::Database { path: path.to_owned(), source })?;
+        let (directory, database) = Attached::open(directory.as_ref())?;
         Ok(Self { directory, database })
     }
 
@@ -67,7 +58,7 @@ impl SqliteOperator {
     ///
     /// [`OperatorError::Store`]
     pub fn status(&mut self) -> Result<Status> {
-        let (is_served, disk_bytes) = (self.directory.is_locked(), self.directory.disk_bytes());
+        let (is_served, disk_bytes) = (self.directory.is_served(), self.directory.disk_bytes());
         self.read(|database| look::status(database, is_served, disk_bytes))
     }
 

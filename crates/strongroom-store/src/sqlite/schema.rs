@@ -1,24 +1,36 @@
 //! The file: where it lies, how it is opened, and what its tables mean.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
-/// The database's name in the data directory.
-const FILE_NAME: &str = "strongroom.db";
+use super::{condition::Condition, identity::Identity, recovery};
+use crate::store::{Error, Result as StoreResult};
+
+/// The database in the data directory, SQLite's log, and its index of the log.
+pub(super) const FILE_NAMES: [&str; 3] =
+    ["strongroom.db", "strongroom.db-wal", "strongroom.db-shm"];
 /// Locked while a process has the database open.
-const LOCK_NAME: &str = "strongroom.lock";
+pub(super) const LOCK_NAME: &str = "strongroom.lock";
 /// "Strg", in the header of the file, so that `file` and we know whose it is.
 const APPLICATION_ID: i32 = 0x5374_7267;
 /// Below it, a rare race between a writer and a checkpoint could corrupt a file in WAL mode.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
-/// Pages of 8 KiB: 64 MiB of log before the checkpoint thread moves it into the file.
-pub(super) const CHECKPOINT_PAGES: i32 = 8 * 1024;
+/// How long a lock is tried for, and how often.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// Pages only pass through the connection that moves the log.
+const ANCHOR_CACHE_KIB: u32 = 256;
+/// `PRAGMA user_version`.
+pub(super) const FORMAT: i64 = MIGRATIONS.len() as i64;
 
 /// Each brings the file from the version of its place in this list to the next.
 const MIGRATIONS: [&str; 2] = [
@@ -217,6 +229,15 @@ pub enum OpenError {
     /// It has an older format, and a server of an older release has it open.
     #[error("a server of an older release is running on {}", .0.display())]
     Older(PathBuf),
+    /// A process that was killed has left a log, and the disk does not take it.
+    #[error("what {} holds can't be brought to the disk", .path.display())]
+    Log {
+        /// SQLite's log.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A later release has written it.
     #[error("{} has format {found}, and this strongroom knows formats up to {known}", .path.display())]
     Newer {
@@ -248,7 +269,11 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct Directory {
     database: PathBuf,
-    lock: File,
+    log: PathBuf,
+    identity: Identity,
+    condition: Condition,
+    anchor: Mutex<Option<Connection>>,
+    _lock: File,
 }
 
 impl Directory {
@@ -264,137 +289,165 @@ impl Directory {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io(path))?;
         let lock_path = path.join(LOCK_NAME);
         let lock = private_file(&lock_path).map_err(io(&lock_path))?;
-        lock.try_lock().map_err(|error| match error {
-            std::fs::TryLockError::WouldBlock => OpenError::InUse(path.to_owned()),
-            std::fs::TryLockError::Error(source) => io(&lock_path)(source),
+        try_lock(&lock).map_err(|error| match error {
+            TryLockError::WouldBlock => OpenError::InUse(path.to_owned()),
+            TryLockError::Error(source) => io(&lock_path)(source),
         })?;
-        let database = path.join(FILE_NAME);
+        let [database, log, index] = FILE_NAMES.map(|name| path.join(name));
         // SQLite gives its log and its shared memory the mode of this file.
         private_file(&database).map_err(io(&database))?;
-        let this = Self { database, lock };
-        this.migrate()?;
+        let sqlite = |source| OpenError::Database { path: database.clone(), source };
+        let mut anchor = connect(&database, ANCHOR_CACHE_KIB).map_err(sqlite)?;
+        let found = format(&database, &anchor)?;
+        // Before anything is written behind what it ends with.
+        let renewed = recovery::renew_log(&anchor, &log).map_err(sqlite)?;
+        renewed.map_err(|source| OpenError::Log { path: log.clone(), source })?;
+        if found < FORMAT {
+            migrate(&mut anchor, found).map_err(sqlite)?;
+        }
         // The names of new files must survive a power cut as well.
         File::open(path).and_then(|directory| directory.sync_all()).map_err(io(path))?;
-        Ok(this)
-    }
-
-    /// A directory in which a server may be running. It must exist, and is locked only while a database
-    /// of an older release is brought up to date.
-    pub(super) fn attach(path: &Path) -> Result<Self, OpenError> {
-        let database = path.join(FILE_NAME);
-        if !database.is_file() {
-            return Err(OpenError::Missing(path.to_owned()));
-        }
-        let io = |source| OpenError::Io { path: path.join(LOCK_NAME), source };
-        let this = Self { database, lock: private_file(&path.join(LOCK_NAME)).map_err(io)? };
-        if this.lock.try_lock().is_ok() {
-            this.migrate()?;
-            this.lock.unlock().map_err(io)?;
-        } else if !this.is_current()? {
-            return Err(OpenError::Older(path.to_owned()));
-        }
-        Ok(this)
-    }
-
-    /// Whether a server is running on it.
-    pub(super) fn is_locked(&self) -> bool {
-        match self.lock.try_lock() {
-            Ok(()) => {
-                // Closing the file would do it as well.
-                let _ = self.lock.unlock();
-                false
-            }
-            Err(_) => true,
-        }
-    }
-
-    /// The bytes of the database and its log.
-    pub(super) fn disk_bytes(&self) -> u64 {
-        let log = self.database.with_extension("db-wal");
-        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-        bytes(&self.database) + bytes(&log)
+        let identity = Identity::of([&database, &log, &index]).map_err(io(path))?;
+        let (condition, anchor) = (Condition::new(), Mutex::new(Some(anchor)));
+        Ok(Self { database, log, identity, condition, anchor, _lock: lock })
     }
 
     /// A connection that writes, with a page cache of `cache_kib` KiB.
-    pub(super) fn writer(&self, cache_kib: u32) -> rusqlite::Result<Connection> {
-        self.connect(OpenFlags::SQLITE_OPEN_READ_WRITE, cache_kib)
+    pub(super) fn writer(&self, cache_kib: u32) -> StoreResult<Connection> {
+        // Opened with the log of another database, this one would be damaged, or show its contents.
+        self.check_identity()?;
+        let connection = connect(&self.database, cache_kib)?;
+        self.check_identity()?;
+        Ok(connection)
     }
 
     /// A connection that only reads.
-    pub(super) fn reader(&self, cache_kib: u32) -> rusqlite::Result<Connection> {
-        let connection = self.connect(OpenFlags::SQLITE_OPEN_READ_WRITE, cache_kib)?;
+    pub(super) fn reader(&self, cache_kib: u32) -> StoreResult<Connection> {
+        let connection = self.writer(cache_kib)?;
         connection.pragma_update(None, "query_only", true)?;
         Ok(connection)
     }
 
-    /// Each connection is used by one thread at a time, so SQLite's own mutexes are off.
-    fn connect(&self, flags: OpenFlags, cache_kib: u32) -> rusqlite::Result<Connection> {
-        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.database, flags)?;
-        connection.busy_timeout(std::time::Duration::from_secs(10))?;
-        // A plan that depends on no value need not be made anew with each: a poll costs a third.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-        connection.pragma_update(None, "page_size", 8192)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
-        // The writer's backstop: it checkpoints by itself when the thread does not keep up.
-        connection.pragma_update(None, "wal_autocheckpoint", 2 * CHECKPOINT_PAGES)?;
-        connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
-        connection.pragma_update(None, "temp_store", "MEMORY")?;
-        connection.pragma_update(None, "trusted_schema", false)?;
-        // What is deleted is overwritten: a purge leaves nothing behind in the file.
-        connection.pragma_update(None, "secure_delete", true)?;
-        connection.set_prepared_statement_cache_capacity(64);
-        Ok(connection)
+    /// The connection that moves the log. It is the last to be closed, for SQLite's index of the log
+    /// lives only as long as some connection does; `None` where it could not be opened again.
+    pub(super) fn anchor(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the database has the format that is known here.
-    fn is_current(&self) -> Result<bool, OpenError> {
-        let path = &self.database;
-        let database = |source| OpenError::Database { path: path.clone(), source };
-        let connection = self.reader(64).map_err(database)?;
-        let found: i64 = connection
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(database)?;
-        let known = MIGRATIONS.len() as i64;
-        if found > known {
-            return Err(OpenError::Newer { path: path.clone(), found, known });
-        }
-        Ok(found == known)
+    /// Opens what [`Directory::anchor`] is to hold.
+    pub(super) fn new_anchor(&self) -> StoreResult<Connection> {
+        self.writer(ANCHOR_CACHE_KIB)
     }
 
-    fn migrate(&self) -> Result<(), OpenError> {
-        let path = &self.database;
-        let database = |source| OpenError::Database { path: path.clone(), source };
-        let mut connection = self.writer(1024).map_err(database)?;
-        let transaction = connection.transaction().map_err(database)?;
-        let pragma = |name| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        let found = pragma("user_version").map_err(database)?;
-        let application_id = pragma("application_id").map_err(database)?;
-        let is_empty = pragma("schema_version").map_err(database)? == 0;
-        let known = MIGRATIONS.len() as i64;
-        if application_id != i64::from(APPLICATION_ID) && !is_empty {
-            return Err(OpenError::Foreign(path.clone()));
-        }
-        if found > known {
-            return Err(OpenError::Newer { path: path.clone(), found, known });
-        }
-        if found < known {
-            for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
-                transaction.execute_batch(migration).map_err(database)?;
-            }
-            transaction
-                .pragma_update(None, "application_id", APPLICATION_ID)
-                .and_then(|()| transaction.pragma_update(None, "user_version", known))
-                .and_then(|()| transaction.commit())
-                .map_err(database)?;
-        }
-        Ok(())
+    /// What is wrong with the files, and what may go on.
+    pub(super) fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
+    /// SQLite's log, which holds what is not in the database yet.
+    pub(super) fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Whether the files are still where they were opened.
+    pub(super) fn check_identity(&self) -> StoreResult<()> {
+        self.identity.check().map_err(|moved| Error::Database(Box::new(moved)))
+    }
+
+    /// Whether the database is there still, and its log is not. Then what the log holds is not lost if
+    /// it is moved.
+    pub(super) fn is_only_log_gone(&self) -> bool {
+        self.identity.check().is_err_and(|moved| moved.path != self.database)
     }
 }
 
+/// An operator's command holds the lock for a moment, so it is tried for some moments.
+fn try_lock(lock: &File) -> Result<(), TryLockError> {
+    let begin = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if begin.elapsed() < LOCK_TIMEOUT => {
+                thread::sleep(LOCK_PAUSE);
+            }
+            locked => return locked,
+        }
+    }
+}
+
+impl Drop for Directory {
+    /// The last connection moves the log into the database and removes it, if that can be trusted.
+    fn drop(&mut self) {
+        if self.condition.may_sync()
+            && let Some(anchor) = &*self.anchor()
+        {
+            // Where it fails the log remains, and nothing is lost.
+            let _ = anchor.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
+        }
+    }
+}
+
+/// Writes a page that says what it said before: whether the database takes writes.
+pub(super) fn touch(database: &Connection) -> StoreResult<()> {
+    Ok(database.pragma_update(None, "user_version", FORMAT)?)
+}
+
+/// Whether the database still has the format that this release writes.
+pub(super) fn has_our_format(database: &Connection) -> StoreResult<bool> {
+    let found: i64 =
+        database.prepare_cached("PRAGMA user_version")?.query_one([], |row| row.get(0))?;
+    Ok(found == FORMAT)
+}
+
+/// Each connection is used by one thread at a time, so SQLite's own mutexes are off.
+pub(super) fn connect(database: &Path, cache_kib: u32) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(database, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    // A plan that depends on no value need not be made anew with each: a poll costs a third.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // What moves the log must know how the last sync ended: it is done where we see that it fails.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "page_size", 8192)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
+    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    // What is deleted is overwritten: a purge leaves nothing behind in the file.
+    connection.pragma_update(None, "secure_delete", true)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// The format of a database that is ours, or about to be.
+pub(super) fn format(path: &Path, connection: &Connection) -> Result<i64, OpenError> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let sqlite = |source| OpenError::Database { path: path.to_owned(), source };
+    let found = pragma("user_version").map_err(sqlite)?;
+    let application_id = pragma("application_id").map_err(sqlite)?;
+    let is_empty = pragma("schema_version").map_err(sqlite)? == 0;
+    if application_id != i64::from(APPLICATION_ID) && !is_empty {
+        return Err(OpenError::Foreign(path.to_owned()));
+    }
+    if found > FORMAT {
+        return Err(OpenError::Newer { path: path.to_owned(), found, known: FORMAT });
+    }
+    Ok(found)
+}
+
+fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.commit()
+}
+
 /// Opens or makes a file that only its owner may read.
-fn private_file(path: &Path) -> io::Result<File> {
+pub(super) fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
