@@ -32,5 +32,6 @@ fn cargo_test(tools: &Tools) -> Command {
     command.arg("test");
     command.env("STRONGROOM_TEST_PYTHON", &tools.python);
     command.env("STRONGROOM_TEST_NGINX", &tools.nginx);
+    command.env("STRONGROOM_TEST_FAKETIME", &tools.faketime);
     command
 }

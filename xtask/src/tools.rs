@@ -1,4 +1,4 @@
-//! The real programs that tests run: nginx, and Synapse with its Python.
+//! The real programs that tests run: nginx, Synapse with its Python, and those that make faults.
 
 use std::{
     fs,
@@ -26,13 +26,41 @@ pub(crate) struct Tools {
     /// A Python that can import Synapse.
     pub(crate) python: PathBuf,
     pub(crate) nginx: PathBuf,
+    /// The library that makes a program's clock another, to be preloaded.
+    pub(crate) faketime: PathBuf,
 }
 
 impl Tools {
     /// Finds them, and installs those that are missing.
     pub(crate) fn prepare() -> Result<Self> {
-        Ok(Self { nginx: nginx()?, python: synapse()? })
+        strace()?;
+        Ok(Self { nginx: nginx()?, python: synapse()?, faketime: faketime()? })
     }
+}
+
+/// Makes system calls fail; tests find it in their PATH.
+fn strace() -> Result<()> {
+    if succeeds(command("strace").arg("-V")) {
+        return Ok(());
+    }
+    apt_get_install("strace")
+}
+
+fn faketime() -> Result<PathBuf> {
+    if let Some(library) = faketime_library() {
+        return Ok(library);
+    }
+    apt_get_install("libfaketime")?;
+    faketime_library().context("libfaketime was installed and is still not found")
+}
+
+/// It lies in a directory named after the architecture, or, beyond Debian, without one.
+fn faketime_library() -> Option<PathBuf> {
+    let below = ["/usr/lib", "/usr/lib64"].into_iter().map(PathBuf::from);
+    let directories = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let directories = below.chain(directories.map(|entry| entry.path()));
+    let mut libraries = directories.map(|path| path.join("faketime/libfaketimeMT.so.1"));
+    libraries.find(|library| library.is_file())
 }
 
 fn nginx() -> Result<PathBuf> {

@@ -32,6 +32,7 @@ const ENVIRONMENT_PREFIX: &str = "STRONGROOM_";
 /// its data.
 #[derive(Debug)]
 pub struct Server {
+    launcher: Vec<OsString>,
     binary: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
@@ -84,10 +85,20 @@ impl Server {
     ) -> Self {
         let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
         let environment: Vec<_> = environment.iter().map(owned).collect();
-        let mut process = start(binary, directory.path(), &arguments, &environment);
+        let mut command = command(&[], binary, directory.path(), &arguments, &environment);
+        let mut process = Process::spawn("strongroom", &mut command);
         let address = process.wait_for("its address", listening_address).await;
-        let (binary, client, output_before) = (binary.to_owned(), new_client(), String::new());
-        Self { binary, arguments, environment, directory, process, address, client, output_before }
+        Self {
+            launcher: Vec::new(),
+            binary: binary.to_owned(),
+            arguments,
+            environment,
+            directory,
+            process,
+            address,
+            client: new_client(),
+            output_before: String::new(),
+        }
     }
 
     /// Its base URL, without a slash at the end.
@@ -103,6 +114,11 @@ impl Server {
     /// The directory that it was given for its data.
     pub fn data(&self) -> PathBuf {
         data(self.directory.path())
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// All that it has said so far, restarts included.
@@ -202,10 +218,21 @@ impl Server {
     /// Starts it anew on the same data, after it has ended. Its address may be another.
     pub async fn start(&mut self) {
         self.output_before = self.output();
-        let directory = self.directory.path();
-        self.process = start(&self.binary, directory, &self.arguments, &self.environment);
+        self.process = Process::spawn("strongroom", &mut self.command());
         self.address = self.process.wait_for("its address", listening_address).await;
         self.client = new_client();
+    }
+
+    /// Puts words before the server's command line from the next start on: a program that runs it in
+    /// surroundings of its own, and ends by becoming it.
+    pub fn set_launcher(&mut self, launcher: Vec<OsString>) {
+        self.launcher = launcher;
+    }
+
+    /// What [`Server::start`] runs, where a test expects that it does not come to listen.
+    pub fn command(&self) -> Command {
+        let directory = self.directory.path();
+        command(&self.launcher, &self.binary, directory, &self.arguments, &self.environment)
     }
 
     /// SIGKILL, and a new process on the same data. Its address may be another.
@@ -266,13 +293,16 @@ fn data(directory: &Path) -> PathBuf {
     directory.join("data")
 }
 
-fn start(
+fn command(
+    launcher: &[OsString],
     binary: &Path,
     directory: &Path,
     arguments: &[OsString],
     environment: &[(String, String)],
-) -> Process {
-    let mut command = Command::new(binary);
+) -> Command {
+    let mut words = launcher.iter().map(OsString::as_os_str).chain([binary.as_os_str()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
     let inherited = std::env::vars_os().map(|(name, _)| name);
     for name in
         inherited.filter(|name| name.as_encoded_bytes().starts_with(ENVIRONMENT_PREFIX.as_bytes()))
@@ -281,7 +311,8 @@ fn start(
     }
     command.envs(environment.iter().cloned());
     command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data(directory));
-    Process::spawn("strongroom", command.args(arguments))
+    command.args(arguments);
+    command
 }
 
 /// Out of a line as `… listening address=http://127.0.0.1:8018`, quoted or not, or the same in JSON.

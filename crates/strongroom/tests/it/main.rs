@@ -2,6 +2,7 @@
 
 mod client;
 mod command_line;
+mod disk;
 mod hostile;
 mod keys;
 mod limits;
