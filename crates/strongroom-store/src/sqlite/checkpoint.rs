@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle, Thread},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::Connection;
@@ -92,8 +92,18 @@ fn run(directory: &Directory, is_stopping: &AtomicBool) {
         thread::park();
         while let Err(error) = follow(directory, is_stopping) {
             directory.condition().checkpoint_failed(&error);
-            thread::park_timeout(AGAIN);
+            rest(is_stopping);
         }
+    }
+}
+
+/// After a failure, whatever is written meanwhile.
+fn rest(is_stopping: &AtomicBool) {
+    let begin = Instant::now();
+    while let Some(left) = AGAIN.checked_sub(begin.elapsed())
+        && !is_stopping.load(Ordering::Relaxed)
+    {
+        thread::park_timeout(left);
     }
 }
 
@@ -108,7 +118,7 @@ fn follow(directory: &Directory, is_stopping: &AtomicBool) -> Result<()> {
         move_if(directory, connection, |log| {
             quiet = if log.pages == length { quiet + PAUSE } else { Duration::ZERO };
             length = log.pages;
-            if directory.is_only_log_gone() {
+            if directory.is_only_log_gone() || directory.condition().wants_short_log() {
                 1
             } else if quiet < QUIET {
                 LONG_PAGES

@@ -60,6 +60,13 @@ impl Condition {
         self.state().writes.trouble.is_some()
     }
 
+    /// Whether the log is to be moved however short it is: where there is no space, what was moved
+    /// leaves its own to what comes next; and after a failure it shows whether that is over.
+    pub(super) fn wants_short_log(&self) -> bool {
+        let state = self.state();
+        state.writes.trouble == Some(Trouble::DiskFull) || state.checkpoints.trouble.is_some()
+    }
+
     /// Whether SQLite may sync what it has written before.
     pub(super) fn may_sync(&self) -> bool {
         let state = self.state();
@@ -84,24 +91,27 @@ impl Condition {
             trouble = Trouble::SyncFailed;
         }
         state.learn(trouble);
-        state.writes.fails(trouble, error);
+        state.writes.fail(trouble, error);
         trouble
     }
 
     /// A transaction that wrote something is on the disk.
     pub(super) fn write_succeeded(&self) {
-        self.state().writes.succeeds();
+        let writes = &mut self.state().writes;
+        if is_past(writes.failed_at) {
+            writes.end();
+        }
     }
 
     pub(super) fn checkpoint_failed(&self, error: &Error) {
         let trouble = trouble(error).unwrap_or(Trouble::Failed);
         let mut state = self.state();
         state.learn(trouble);
-        state.checkpoints.fails(trouble, error);
+        state.checkpoints.fail(trouble, error);
     }
 
     pub(super) fn checkpoint_succeeded(&self) {
-        self.state().checkpoints.succeeds();
+        self.state().checkpoints.end();
     }
 
     /// A reader failed. It is its own affair, unless it came upon what keeps writers away as well.
@@ -178,7 +188,7 @@ impl Episode {
         Self { begins, ends, trouble: None, failed_at: None, told: None, told_at: None }
     }
 
-    fn fails(&mut self, trouble: Trouble, error: &Error) {
+    fn fail(&mut self, trouble: Trouble, error: &Error) {
         self.trouble = Some(trouble);
         self.failed_at = Some(Instant::now());
         if self.told != self.trouble && is_past(self.told_at) {
@@ -188,11 +198,9 @@ impl Episode {
         }
     }
 
-    fn succeeds(&mut self) {
-        if let Some(trouble) = self.trouble
-            && is_past(self.failed_at)
-        {
-            (self.trouble, self.told) = (None, None);
+    fn end(&mut self) {
+        self.trouble = None;
+        if let Some(trouble) = self.told.take() {
             tracing::warn!(after = %trouble, "{}", self.ends);
         }
     }
