@@ -39,6 +39,10 @@ pub(crate) fn help_for(error: &anyhow::Error) -> Option<&'static str> {
             OpenError::Newer { .. } => "install the strongroom that wrote it, or a newer one",
             OpenError::Foreign(_) => "give --data a directory of its own",
             OpenError::OldSqlite(_) => "build strongroom with the SQLite that comes with it",
+            OpenError::Orphan { .. } => {
+                "put back the database that was there; to use this one as it is, move the other \
+                 file away"
+            }
             OpenError::Log { .. } | OpenError::Database { .. } => {
                 "keep a copy of the directory before you try anything; is its disk full or damaged?"
             }

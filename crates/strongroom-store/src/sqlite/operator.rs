@@ -30,8 +30,9 @@ use crate::{
 /// takes, and may be called while a server is running.
 #[derive(Debug)]
 pub struct SqliteOperator {
-    directory: Attached,
+    // Closed first.
     database: Connection,
+    directory: Attached,
 }
 
 impl From<rusqlite::Error> for OperatorError {

@@ -12,13 +12,17 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
-use super::{condition::Condition, identity::Identity, recovery};
+use super::{
+    condition::Condition,
+    identity::{self, Identity},
+    recovery,
+};
 use crate::store::{Error, Result as StoreResult};
 
 /// The database in the data directory, SQLite's log, and its index of the log.
 pub(super) const FILE_NAMES: [&str; 3] =
     ["strongroom.db", "strongroom.db-wal", "strongroom.db-shm"];
-/// Locked while a process has the database open.
+/// Locked while a process has the database open; says which one that is.
 pub(super) const LOCK_NAME: &str = "strongroom.lock";
 /// "Strg", in the header of the file, so that `file` and we know whose it is.
 const APPLICATION_ID: i32 = 0x5374_7267;
@@ -229,6 +233,14 @@ pub enum OpenError {
     /// It has an older format, and a server of an older release has it open.
     #[error("a server of an older release is running on {}", .0.display())]
     Older(PathBuf),
+    /// A process that was killed has left a log, and its database is no longer there.
+    #[error("{} is not the database that {} belongs to", .database.display(), .log.display())]
+    Orphan {
+        /// The database that is there now, or is not.
+        database: PathBuf,
+        /// SQLite's log.
+        log: PathBuf,
+    },
     /// A process that was killed has left a log, and the disk does not take it.
     #[error("what {} holds can't be brought to the disk", .path.display())]
     Log {
@@ -294,6 +306,9 @@ impl Directory {
             TryLockError::Error(source) => io(&lock_path)(source),
         })?;
         let [database, log, index] = FILE_NAMES.map(|name| path.join(name));
+        if identity::is_orphan(&lock, &database, &log).map_err(io(&log))? {
+            return Err(OpenError::Orphan { database, log });
+        }
         // SQLite gives its log and its shared memory the mode of this file.
         private_file(&database).map_err(io(&database))?;
         let sqlite = |source| OpenError::Database { path: database.clone(), source };
@@ -308,6 +323,8 @@ impl Directory {
         // The names of new files must survive a power cut as well.
         File::open(path).and_then(|directory| directory.sync_all()).map_err(io(path))?;
         let identity = Identity::of([&database, &log, &index]).map_err(io(path))?;
+        // It only serves to notice a mistake, and a disk that is full is no reason to stay away.
+        let _ = identity::record(&lock, &database, &log);
         let (condition, anchor) = (Condition::new(), Mutex::new(Some(anchor)));
         Ok(Self { database, log, identity, condition, anchor, _lock: lock })
     }

@@ -49,6 +49,13 @@ async fn restart_without(alice: &mut Alice) {
     alice.server.kill_and_restart().await;
 }
 
+/// A start ends at once, and says why.
+async fn does_not_start(alice: &Alice, expected: &str) {
+    let mut process = Process::spawn("strongroom", &mut alice.server.command());
+    assert_eq!(process.wait().await.code(), Some(2), "{}", process.output());
+    assert_eq!(process.output(), expected);
+}
+
 /// For each of these faults: a history in which it happens, then what was acknowledged is there, and
 /// is there after SIGKILL.
 async fn survives(file: &str, faults: impl IntoIterator<Item = String>) {
@@ -117,15 +124,13 @@ async fn a_log_that_was_left_behind_is_synced_anew_or_not_served_from() {
     let length = fs::metadata(alice.server.data().join(LOG)).unwrap().len();
     let fault = Fault::new(&alice.server, LOG, "fsync:error=EIO:when=1");
     alice.server.set_launcher(fault.launcher(&alice.server));
-    let mut refused = Process::spawn("strongroom", &mut alice.server.command());
-    assert_eq!(refused.wait().await.code(), Some(2), "{}", refused.output());
     let log = alice.server.data().join(LOG);
     let expected = format!(
         "error: what {} holds can't be brought to the disk: Input/output error (os error 5)\n\
          help: keep a copy of the directory before you try anything; is its disk full or damaged?\n",
         log.display()
     );
-    assert_eq!(refused.output(), expected);
+    does_not_start(&alice, &expected).await;
     let calls = fault.calls();
     let written: u64 = calls.iter().filter_map(|call| write(call)).map(|(_, bytes)| bytes).sum();
     assert_eq!(written, length, "all of it is written: {calls:#?}");
@@ -195,7 +200,7 @@ async fn on_a_full_disk_nothing_is_written_until_there_is_space_again() {
     let mut alice = Alice::new(&OPERATED).await;
     alice.server.terminate();
     alice.server.wait().await;
-    let disk = SmallDisk::new(&alice.server.data(), "2m").await;
+    let disk = SmallDisk::new(&alice.server.data(), "16m").await;
     alice.server.set_launcher(disk.launcher());
     alice.server.start().await;
     alice.version = create_backup(&alice.server, &alice.user).await;
@@ -213,8 +218,14 @@ async fn on_a_full_disk_nothing_is_written_until_there_is_space_again() {
     let full = "the disk is full\nhelp: free some space; writing then goes on by itself\n";
     assert_eq!(health(&alice.server).await, (503, full.to_owned()));
     history.check(&alice).await;
+    let told = |alice: &Alice| {
+        let mut told = episodes(&alice.server);
+        // Whether the log can be moved depends on how much the database would grow.
+        told.retain(|line| !line.contains("the log is"));
+        told
+    };
     let begins = "nothing is written trouble=the disk is full";
-    assert_eq!(episodes(&alice.server), [begins], "it is told once");
+    assert_eq!(told(&alice), [begins], "it is told once");
 
     disk.make_space();
     history.recover(&alice).await;
@@ -222,7 +233,7 @@ async fn on_a_full_disk_nothing_is_written_until_there_is_space_again() {
     let ends = "it is written again after=the disk is full";
     until("the end", async || {
         history.recover(&alice).await;
-        (episodes(&alice.server) == [begins, ends]).then_some(())
+        (told(&alice) == [begins, ends]).then_some(())
     })
     .await;
     assert!(history.answers().0 > acknowledged);
@@ -262,6 +273,51 @@ async fn a_database_that_another_is_moved_over_is_not_written_until_it_is_back()
     well_again(&alice.server).await;
     alice.server.kill_and_restart().await;
     history.check(&alice).await;
+}
+
+/// SQLite would write the log into whatever is called like its database.
+#[tokio::test]
+async fn a_log_is_not_read_into_another_database() {
+    let mut alice = Alice::new(&[]).await;
+    let mut history = History::new(12);
+    history.go_on(&alice, 8).await;
+    alice.server.kill_and_restart().await;
+    let data = alice.server.data();
+    let (database, log, aside) = (data.join(DATABASE), data.join(LOG), data.join("aside"));
+    let copy = format!("VACUUM INTO '{}'", aside.display());
+    Connection::open(&database).unwrap().execute_batch(&copy).unwrap();
+    let mut copied = history.clone();
+    history.go_on(&alice, 8).await;
+    alice.server.kill();
+    let expected = format!(
+        "error: {} is not the database that {} belongs to\nhelp: put back the database that was \
+         there; to use this one as it is, move the other file away\n",
+        database.display(),
+        log.display()
+    );
+
+    // In the place of the database: the copy, and nothing.
+    let exchange = || {
+        fs::rename(&database, data.join("exchanged")).unwrap();
+        fs::rename(&aside, &database).unwrap();
+        fs::rename(data.join("exchanged"), &aside).unwrap();
+    };
+    exchange();
+    does_not_start(&alice, &expected).await;
+    exchange();
+    fs::rename(&database, data.join("exchanged")).unwrap();
+    does_not_start(&alice, &expected).await;
+    fs::rename(data.join("exchanged"), &database).unwrap();
+    alice.server.start().await;
+    history.check(&alice).await;
+
+    alice.server.kill();
+    exchange();
+    for name in [LOG, INDEX] {
+        fs::remove_file(data.join(name)).unwrap();
+    }
+    alice.server.start().await;
+    copied.check(&alice).await;
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ const CACHE_KIB: u32 = 8 * 1024;
 /// It is not locked: the server keeps it, or may take it.
 #[derive(Debug)]
 pub(super) struct Attached {
+    path: PathBuf,
     files: [PathBuf; 3],
     lock: File,
 }
@@ -31,15 +32,9 @@ impl Attached {
         let lock_path = path.join(LOCK_NAME);
         let io = |source| OpenError::Io { path: lock_path.clone(), source };
         let lock = private_file(&lock_path).map_err(io)?;
-        let this = Self { files, lock };
-        // Where no server runs, what a killed one has left is seen to first, as it does itself.
-        if !this.is_served() {
-            match Directory::open(path) {
-                Ok(ours) => drop(ours),
-                Err(OpenError::InUse(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let this = Self { path: path.to_owned(), files, lock };
+        // What a killed server has left is seen to first.
+        this.tidy()?;
         let [database, _, _] = &this.files;
         let sqlite = |source| OpenError::Database { path: database.clone(), source };
         let connection = connect(database, CACHE_KIB).map_err(sqlite)?;
@@ -47,6 +42,21 @@ impl Attached {
             return Err(OpenError::Older(path.to_owned()));
         }
         Ok((this, connection))
+    }
+
+    /// Where no server runs, does what one does at its start and its end: the log is moved into the
+    /// database, and nothing of it is left.
+    fn tidy(&self) -> Result<(), OpenError> {
+        if self.is_served() {
+            return Ok(());
+        }
+        match Directory::open(&self.path) {
+            Ok(ours) => drop(ours),
+            // One has started just now.
+            Err(OpenError::InUse(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Whether a server is running on it.
@@ -64,5 +74,12 @@ impl Attached {
         let [database, log, _] = &self.files;
         let bytes = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
         bytes(database) + bytes(log)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // What can't be tidied stays in the log, where the next one finds it.
+        let _ = self.tidy();
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 const ROOM: &str = "!history:x";
 
 /// What was asked for, and so what may be there.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct History {
     /// Each is there as a whole, or not at all: the sessions of a request, before and after it.
     puts: Vec<Put>,
@@ -26,6 +26,7 @@ pub(crate) struct History {
     random: u32,
 }
 
+#[derive(Clone)]
 struct Put {
     sessions: Vec<String>,
     /// Any of these, the same for all of them.
