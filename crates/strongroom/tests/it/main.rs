@@ -1,6 +1,7 @@
 //! The real binary, driven from outside: over HTTP, by signals, and on its command line.
 
 mod client;
+mod clock;
 mod command_line;
 mod disk;
 mod hostile;
