@@ -62,6 +62,31 @@ pub(super) fn count(database: &Connection, user_pk: i64, kept: Kept) -> Result<(
     Ok(())
 }
 
+/// Counts anew what is kept of a user.
+pub(super) fn recount(database: &Connection, user_pk: i64) -> Result<()> {
+    database
+        .prepare_cached(
+            "UPDATE users SET
+                kept_keys =
+                    (SELECT count(*) FROM key_sets JOIN keys USING (key_set_pk)
+                        WHERE user_pk = ?1 AND detached_at IS NOT NULL)
+                    + (SELECT count(*) FROM key_sets JOIN key_history USING (key_set_pk)
+                        WHERE user_pk = ?1),
+                kept_bytes =
+                    (SELECT coalesce(sum(octet_length(session_data)), 0)
+                        FROM key_sets JOIN keys USING (key_set_pk)
+                        WHERE user_pk = ?1 AND detached_at IS NOT NULL)
+                    + (SELECT coalesce(sum(octet_length(session_data)), 0)
+                        FROM key_sets JOIN key_history USING (key_set_pk) WHERE user_pk = ?1)
+                    + (SELECT coalesce(sum(octet_length(auth_data)), 0) FROM auth_data_history
+                        WHERE user_pk = ?1)
+                    + (SELECT ?2 * count(*) FROM journal WHERE user_pk = ?1)
+             WHERE user_pk = ?1",
+        )?
+        .execute([user_pk, JOURNAL_LINE_BYTES])?;
+    Ok(())
+}
+
 /// The age of the service that what leaves the view now is given: it is no older than that.
 pub(super) fn age(database: &Connection) -> Result<i64> {
     let mut statement = database.prepare_cached("SELECT age_limit FROM service")?;

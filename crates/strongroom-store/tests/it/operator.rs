@@ -290,6 +290,32 @@ fn of_a_user_who_is_purged_nothing_is_left_in_the_file() {
 }
 
 #[test]
+fn a_user_who_comes_back_while_being_purged_begins_anew() {
+    let engine = OnDisk::new();
+    let (store, alice) = (engine.store(), user(0));
+    let old = run(async {
+        let version = store.create_version(&author(0, 1), new_version(0, true)).await.unwrap();
+        store.put_keys(&author(0, 2), version, one_key(GOOD)).await.unwrap();
+        store.update_version(&author(0, 3), version, new_version(2, true)).await.unwrap();
+        version
+    });
+    let mut came_back = false;
+    let removed = operator(&engine).purge_user(&alice, &mut |_, _| {
+        if !came_back {
+            came_back = true;
+            let new = run(store.create_version(&author(0, 4), new_version(1, true))).unwrap();
+            assert!(new > old, "{new} {old}");
+            run(store.put_keys(&author(0, 5), new, one_key(GOOD))).unwrap();
+        }
+    });
+    let removed = removed.unwrap();
+    assert_eq!((removed.versions, removed.keys, removed.auth_data), (1, 1, 1), "{removed:?}");
+    assert!(removed.left > 0, "{removed:?}");
+    assert_eq!(contradictions(&engine), Vec::<String>::new());
+    assert_eq!(run(store.version(&alice, None)).unwrap().count, 1);
+}
+
+#[test]
 fn a_user_has_no_more_than_the_quotas_allow_and_others_do_not_notice() {
     let quotas = Quotas { keys_max: 3, bytes_max: 10_000, versions_max: 2 };
     let engine = OnDisk::open(quotas);

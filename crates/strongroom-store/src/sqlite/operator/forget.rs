@@ -6,13 +6,13 @@ use rusqlite::{Connection, OptionalExtension as _};
 use strongroom_protocol::UserId;
 
 use super::{
-    super::{purge, read::Found},
+    super::{kept, purge, read::Found},
     SqliteOperator, number, user_pk,
 };
 use crate::operator::{Progress, Removed, Result};
 
 /// Due whatever the retention is. Such a set belongs to a user who is to be forgotten.
-const FORGOTTEN: i64 = i64::MIN;
+pub(super) const FORGOTTEN: i64 = i64::MIN;
 /// Rows removed in one transaction.
 const STEP_ROWS: i64 = 1000;
 
@@ -48,8 +48,11 @@ pub(super) fn user(
         let mut rows = 0;
         loop {
             let begin = Instant::now();
-            let gone =
-                operator.write(|database| Ok(database.execute(sql, [user_pk, end, STEP_ROWS])?))?;
+            let gone = operator.write(|database| {
+                let gone = database.execute(sql, [user_pk, end, STEP_ROWS])?;
+                kept::recount(database, user_pk)?;
+                Ok(gone)
+            })?;
             rows += gone as u64;
             if gone == 0 {
                 return Ok(rows);
