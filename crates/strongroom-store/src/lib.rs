@@ -35,8 +35,8 @@ mod trouble;
 pub use memory::Memory;
 pub use operator::{
     Change, Checked, DetachedKeys, Fate, Finding, JournalLine, OperatorError, Progress, Removed,
-    ReplacedKeys, SortUsers, Status, Undeleted, UndeletedVersion, UserHistory, UserSummary,
-    VersionHistory,
+    ReplacedKeys, Snapshot, SortUsers, Status, Undeleted, UndeletedVersion, UserHistory,
+    UserSummary, VersionHistory,
 };
 pub use page::{Page, PageSize, Position};
 pub use sqlite::{OpenError, Sqlite, SqliteOperator};

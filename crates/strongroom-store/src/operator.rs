@@ -12,7 +12,8 @@ use crate::{
 /// What an operator's command comes to.
 pub(crate) type Result<T> = std::result::Result<T, OperatorError>;
 
-/// Why an operator's command was not done. Nothing has changed then.
+/// Why an operator's command was not done. Nothing has changed then, except that a purge or a repair
+/// that was interrupted has been done in part.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
     /// Nothing is stored for this user.
@@ -48,9 +49,18 @@ pub enum OperatorError {
         #[source]
         source: std::io::Error,
     },
+    /// A copy is not what was copied; it has been removed.
+    #[error("the copy is damaged: {said}")]
+    BadCopy {
+        /// What is wrong with it.
+        said: String,
+    },
+    /// It was told to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] crate::store::Error),
+    Store(crate::store::Error),
 }
 
 /// How far something has come: so many done, of so many if that is known.
@@ -260,6 +270,19 @@ pub struct Removed {
     pub is_overwritten: bool,
 }
 
+/// A copy of the store.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Snapshot {
+    /// Its size.
+    pub bytes: u64,
+    /// Users of whom anything is in it.
+    pub users: u64,
+    /// Versions that clients see.
+    pub versions: u64,
+    /// Keys that clients see.
+    pub keys: u64,
+}
+
 /// One thing that is not as it should be.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
@@ -269,6 +292,8 @@ pub struct Finding {
     pub version: Option<Version>,
     /// What is wrong.
     pub what: String,
+    /// What a repair does about it; `None` if nothing can be done but to go back to a snapshot.
+    pub repair: Option<&'static str>,
     /// Whether it has been put right.
     pub is_repaired: bool,
 }
@@ -282,6 +307,12 @@ pub struct Checked {
     pub versions: u64,
     /// Keys read and compared with their checksums, kept ones included.
     pub keys: u64,
+    /// Rows that a release without checksums has written, and that are believed.
+    pub without_checksum: u64,
+    /// Damaged rows that an earlier repair has put out of view and marked.
+    pub marked: u64,
     /// What is wrong.
     pub findings: Vec<Finding>,
+    /// What is wrong besides, and too much to be listed.
+    pub unlisted: u64,
 }

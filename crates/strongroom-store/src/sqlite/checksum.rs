@@ -31,6 +31,12 @@ pub(super) fn of<const N: usize, const T: usize>(numbers: [i64; N], texts: [&str
 }
 
 /// Whether a row is what was written. One of the first format has no checksum, and is believed.
-pub(super) fn matches(stored: Option<u32>, computed: u32) -> bool {
-    stored.is_none_or(|stored| stored == computed)
+pub(super) fn matches(stored: Option<i64>, computed: u32) -> bool {
+    stored.is_none_or(|stored| stored == i64::from(computed))
+}
+
+/// Whether a row is known to be damaged: a repair has put it out of view, and turned its checksum into
+/// a number that no row has (`-1 - checksum`), so that it is never brought back.
+pub(super) fn is_mark(stored: Option<i64>) -> bool {
+    stored.is_some_and(|stored| stored < 0)
 }

@@ -10,21 +10,31 @@ mod look;
 mod snapshot;
 mod undelete;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior};
 use strongroom_protocol::{UserId, Version};
 
 use self::attached::Attached;
 use super::{purge, schema::OpenError, service::micros};
 use crate::{
     operator::{
-        Checked, JournalLine, OperatorError, Progress, Removed, Result, SortUsers, Status,
-        Undeleted, UserHistory, UserSummary,
+        Checked, JournalLine, OperatorError, Progress, Removed, Result, Snapshot, SortUsers,
+        Status, Undeleted, UserHistory, UserSummary,
     },
     store,
     time::Timestamp,
 };
+
+/// Instructions of SQLite between two looks at whether to stop: a fraction of a millisecond.
+const STOP_STEPS: i32 = 1000;
 
 /// The store in one directory, as its operator sees it. Every method may block for as long as the disk
 /// takes, and may be called while a server is running.
@@ -33,11 +43,34 @@ pub struct SqliteOperator {
     // Closed first.
     database: Connection,
     directory: Attached,
+    stop: Stop,
+}
+
+/// Whether what is under way is to be given up.
+#[derive(Clone, Debug, Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl From<rusqlite::Error> for OperatorError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Store(error.into())
+        store::Error::from(error).into()
+    }
+}
+
+impl From<store::Error> for OperatorError {
+    fn from(error: store::Error) -> Self {
+        let code = sqlite_error(&error).and_then(rusqlite::Error::sqlite_error_code);
+        // Only what `stop_when` has set up interrupts anything.
+        if code == Some(ErrorCode::OperationInterrupted) {
+            Self::Interrupted
+        } else {
+            Self::Store(error)
+        }
     }
 }
 
@@ -50,7 +83,20 @@ impl SqliteOperator {
     /// release is running on it.
     pub fn open(directory: impl AsRef<Path>) -> std::result::Result<Self, OpenError> {
         let (directory, database) = Attached::open(directory.as_ref())?;
-        Ok(Self { directory, database })
+        Ok(Self { directory, database, stop: Stop::default() })
+    }
+
+    /// From now on every method ends with [`OperatorError::Interrupted`] soon after `flag` has become
+    /// true. Each transaction is then done or not; so is each method, except that a purge and a repair
+    /// go in steps, and are done in part.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::Store`]
+    pub fn stop_when(&mut self, flag: Arc<AtomicBool>) -> Result<()> {
+        self.stop = Stop(flag);
+        let stop = self.stop.clone();
+        Ok(self.database.progress_handler(STOP_STEPS, Some(move || stop.is_stopped()))?)
     }
 
     /// The whole of it in numbers.
@@ -192,22 +238,33 @@ impl SqliteOperator {
         Ok(keys)
     }
 
-    /// Reads everything and says what is wrong; with `repair`, puts right what can be.
+    /// Reads everything and says what is wrong.
     ///
     /// # Errors
     ///
     /// [`OperatorError::Store`] if it can't be read at all.
-    pub fn check(&mut self, repair: bool, progress: Progress<'_>) -> Result<Checked> {
-        check::all(self, repair, progress)
+    pub fn check(&mut self, progress: Progress<'_>) -> Result<Checked> {
+        check::check(self, progress)
     }
 
-    /// Writes a consistent copy to a new file, with mode 0600, and looks at it before it gets its
-    /// name. Returns its size.
+    /// The same, and puts right what can be. Nothing is deleted: a damaged key leaves the view of
+    /// clients as one does that is replaced.
     ///
     /// # Errors
     ///
-    /// [`OperatorError::Io`] if the file exists or can't be written.
-    pub fn snapshot(&mut self, file: &Path, progress: Progress<'_>) -> Result<u64> {
+    /// The same.
+    pub fn repair(&mut self, now: Timestamp, progress: Progress<'_>) -> Result<Checked> {
+        check::repair(self, now, progress)
+    }
+
+    /// Writes a consistent copy to a new file, with mode 0600, and looks at it before it gets its
+    /// name.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::Io`] if the file exists or can't be written, [`OperatorError::BadCopy`] if the
+    /// database itself is damaged.
+    pub fn snapshot(&mut self, file: &Path, progress: Progress<'_>) -> Result<Snapshot> {
         snapshot::write(self, file, progress)
     }
 
@@ -231,6 +288,21 @@ fn user_pk(database: &Connection, user_id: &UserId) -> Result<i64> {
     let sql = "SELECT user_pk FROM users WHERE user_id = ?1";
     let found = database.query_row(sql, [user_id.as_str()], |row| row.get(0)).optional()?;
     found.ok_or_else(|| OperatorError::NoSuchUser(user_id.clone()))
+}
+
+/// What SQLite said, if it was SQLite.
+fn sqlite_error(error: &store::Error) -> Option<&rusqlite::Error> {
+    match error {
+        store::Error::Database(source) => source.downcast_ref(),
+        store::Error::NoBackup
+        | store::Error::NoSuchVersion
+        | store::Error::NotCurrent { .. }
+        | store::Error::MayNotReplace(_)
+        | store::Error::OverQuota(_)
+        | store::Error::Unavailable(_)
+        | store::Error::Purged
+        | store::Error::Damaged { .. } => None,
+    }
 }
 
 /// Numbers in the file are signed, and none of them is negative.

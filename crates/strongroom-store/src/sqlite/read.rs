@@ -11,13 +11,14 @@ use crate::{
     store::{Backup, Error, KeySet, Result, Stored},
 };
 
-/// What [`Found::from_row`] reads, in its order.
+/// What [`Found::raw`] reads, in its order.
 macro_rules! version_columns {
     () => {
         "user_pk, version, key_set_pk, etag, count, bytes, algorithm, auth_data, auth_data_since,
             deleted_at, checksum"
     };
 }
+pub(super) use version_columns;
 
 /// What [`KeyRow::read`] reads, in its order, of `keys` and `key_history`.
 macro_rules! key_columns {
@@ -96,6 +97,16 @@ impl Found {
     }
 
     fn from_row(row: &Row<'_>) -> Result<Self> {
+        let (found, checksum) = Self::raw(row)?;
+        if checksum::matches(checksum, found.checksum()) {
+            Ok(found)
+        } else {
+            Err(Error::Damaged { what: "version" })
+        }
+    }
+
+    /// The row as it lies there, what was written or not, and its checksum.
+    pub(super) fn raw(row: &Row<'_>) -> Result<(Self, Option<i64>)> {
         let damaged = |what| move || Error::Damaged { what };
         let found = Self {
             user_pk: row.get(0)?,
@@ -111,11 +122,7 @@ impl Found {
             auth_data_since: row.get(8)?,
             deleted_at: row.get(9)?,
         };
-        if checksum::matches(row.get(10)?, found.checksum()) {
-            Ok(found)
-        } else {
-            Err(Error::Damaged { what: "version" })
-        }
+        Ok((found, row.get(10)?))
     }
 
     pub(super) fn checksum(&self) -> u32 {

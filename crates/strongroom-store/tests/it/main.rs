@@ -7,6 +7,8 @@
     reason = "a test fails loudly"
 )]
 
+mod check;
 mod contract;
 mod operator;
+mod snapshot;
 mod sqlite;

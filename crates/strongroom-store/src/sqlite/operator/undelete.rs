@@ -270,7 +270,7 @@ fn auth_data_at(database: &Connection, found: &Found, as_of: i64) -> Result<Stri
          WHERE user_pk = ?1 AND version = ?2 AND since <= ?3 AND ended_at > ?3",
     )?;
     let (user_pk, version) = (found.user_pk, found.version.get());
-    let found: Option<(String, i64, Option<u32>)> = statement
+    let found: Option<(String, i64, Option<i64>)> = statement
         .query_row([user_pk, version, as_of], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     let (auth_data, since, sum) = found.ok_or_else(|| damaged("history of auth_data"))?;
