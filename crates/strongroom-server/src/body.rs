@@ -1,5 +1,7 @@
 //! Bodies of requests: bounded in size, in time, and all of them together in memory.
 
+mod budget;
+
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -17,38 +19,28 @@ use axum::{
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
-use strongroom_protocol::{BodyError, MatrixError};
+use strongroom_protocol::{BodyError, MatrixError, UserId};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{refusal::Refusal, router::App};
+pub(crate) use self::budget::{Budget, InFlight};
+use crate::{
+    observe::Seen,
+    refusal::Refusal,
+    router::{App, Options},
+};
 
-/// Bodies in flight are accounted for in pieces of this size.
-const PIECE_BYTES: usize = 4 * 1024;
-/// Smaller bodies are not accounted for: a single key need not wait for the uploads of others.
-const UNCOUNTED_BYTES_MAX: usize = 16 * 1024;
 /// A larger body is parsed away from the threads that serve everybody.
 const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
 /// How long the rest of a refused body is read.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// The memory that all bodies in flight may take.
-#[derive(Debug)]
-pub(crate) struct Budget(Arc<Semaphore>);
-
-impl Budget {
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Semaphore::new((bytes_max / PIECE_BYTES).min(Semaphore::MAX_PERMITS))))
-    }
-}
-
 /// A body that has arrived whole. It counts against the budget until it is dropped.
 pub(crate) struct Received {
     bytes: Bytes,
-    permit: Option<OwnedSemaphorePermit>,
+    in_flight: Option<InFlight>,
 }
 
 impl Received {
@@ -56,15 +48,15 @@ impl Received {
     pub(crate) async fn parse<T: Send + 'static>(
         self,
         parse: impl FnOnce(&[u8]) -> Result<T, BodyError> + Send + 'static,
-    ) -> Result<(T, Option<OwnedSemaphorePermit>), Refusal> {
-        let Self { bytes, permit } = self;
+    ) -> Result<(T, Option<InFlight>), Refusal> {
+        let Self { bytes, in_flight } = self;
         let parsed = if bytes.len() <= PARSED_INLINE_BYTES_MAX {
             parse(&bytes)
         } else {
             let parsed = spawn_blocking(move || parse(&bytes));
             parsed.await.map_err(|_| Refusal(MatrixError::Unknown))?
         };
-        Ok((parsed?, permit))
+        Ok((parsed?, in_flight))
     }
 }
 
@@ -78,19 +70,22 @@ impl FromRequest<App> for Received {
         }
         let announced = request.headers().get(header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        let mut body = request.into_body();
         let bytes_max = app.options.limits.body_bytes_max;
         if announced.is_some_and(|length| length > bytes_max) {
             return Err(MatrixError::TooLarge { bytes_max }.into());
         }
-        let deadline = Instant::now() + app.options.body_timeout;
+        // A body is read only after it is known whose it is.
+        let user_id = request.extensions().get::<Seen>().and_then(Seen::user_id).cloned();
+        let user_id = user_id.ok_or(MatrixError::Unknown)?;
+        let mut body = request.into_body();
+        let mut time = Time::begin(&app.options);
         // All at once where the length is known: bodies that each held a part and waited for more
         // would wait for each other.
-        let (mut bytes, mut permit) = (Vec::new(), None);
-        reserve(app, &mut permit, announced.unwrap_or(0)).await?;
+        let (mut bytes, mut in_flight) = (Vec::new(), None);
+        reserve(app, &mut in_flight, &user_id, announced.unwrap_or(0), &mut time).await?;
         loop {
             let next = timeout(app.options.body_idle_timeout, body.frame());
-            let frame = match timeout_at(deadline, next).await {
+            let frame = match timeout_at(time.deadline(bytes.len()), next).await {
                 Ok(Ok(Some(Ok(frame)))) => frame,
                 Ok(Ok(None)) => break,
                 Ok(Ok(Some(Err(_)))) => {
@@ -103,37 +98,62 @@ impl FromRequest<App> for Received {
                 return Err(MatrixError::TooLarge { bytes_max }.into());
             }
             bytes.extend_from_slice(&data);
-            reserve(app, &mut permit, bytes.len()).await?;
+            reserve(app, &mut in_flight, &user_id, bytes.len(), &mut time).await?;
         }
-        Ok(Self { bytes: bytes.into(), permit })
+        Ok(Self { bytes: bytes.into(), in_flight })
     }
 }
 
 /// Takes what is still missing for `length` bytes from the budget, or waits for it, not for ever.
 async fn reserve(
     app: &App,
-    permit: &mut Option<OwnedSemaphorePermit>,
+    in_flight: &mut Option<InFlight>,
+    user_id: &UserId,
     length: usize,
+    time: &mut Time,
 ) -> Result<(), Refusal> {
-    if length <= UNCOUNTED_BYTES_MAX {
-        return Ok(());
+    let (begin, wait) = (Instant::now(), app.options.body_idle_timeout);
+    let reserved = timeout(wait, app.budget.reserve(in_flight, user_id, length)).await;
+    time.was_ours(begin.elapsed());
+    reserved.map_err(|_| MatrixError::Unavailable { retry_after: wait }.into())
+}
+
+/// How long a body may take.
+struct Time {
+    deadline: Instant,
+    /// Moves with each byte.
+    slowest: Option<Slowest>,
+}
+
+struct Slowest {
+    begin: Instant,
+    bytes_per_second: u64,
+}
+
+impl Time {
+    fn begin(options: &Options) -> Self {
+        let now = Instant::now();
+        let slowest = Slowest {
+            begin: now + options.body_grace,
+            bytes_per_second: options.body_bytes_per_second_min,
+        };
+        let slowest = (slowest.bytes_per_second > 0).then_some(slowest);
+        Self { deadline: now + options.body_timeout, slowest }
     }
-    let held = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-    let more = length.div_ceil(PIECE_BYTES).saturating_sub(held);
-    if more == 0 {
-        return Ok(());
+
+    /// It was us who kept the client waiting.
+    fn was_ours(&mut self, time: Duration) {
+        if let Some(slowest) = &mut self.slowest {
+            slowest.begin += time;
+        }
     }
-    let more = u32::try_from(more).unwrap_or(u32::MAX);
-    let wait = app.options.body_idle_timeout;
-    let got = timeout(wait, Arc::clone(&app.budget.0).acquire_many_owned(more)).await;
-    let Ok(Ok(got)) = got else {
-        return Err(MatrixError::Unavailable { retry_after: wait }.into());
-    };
-    match permit {
-        Some(permit) => permit.merge(got),
-        None => *permit = Some(got),
+
+    /// When more must have come than `received`.
+    fn deadline(&self, received: usize) -> Instant {
+        let Some(Slowest { begin, bytes_per_second }) = &self.slowest else { return self.deadline };
+        let ms = (received as u64).saturating_mul(1000) / bytes_per_second;
+        self.deadline.min(*begin + Duration::from_millis(ms))
     }
-    Ok(())
 }
 
 /// Answers, then reads and throws away what a refused request still sends, within bounds.

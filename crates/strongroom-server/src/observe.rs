@@ -31,6 +31,10 @@ impl Seen {
         // A request has one requester.
         let _ = self.0.set(requester.user_id.clone());
     }
+
+    pub(crate) fn user_id(&self) -> Option<&UserId> {
+        self.0.get()
+    }
 }
 
 /// One request, written down when this is dropped, which a client that hangs up brings about too.
@@ -75,7 +79,7 @@ impl Drop for Record {
         let (operation, time) = (self.operation, self.begin.elapsed());
         let status = self.status.map(|status| status.as_u16());
         self.metrics.end(operation, status, time);
-        let user = self.seen.0.get().map_or("-", UserId::as_str);
+        let user = self.seen.user_id().map_or("-", UserId::as_str);
         let ms = time.as_micros() as f64 / 1000.0;
         let _entered = self.span.enter();
         match status {

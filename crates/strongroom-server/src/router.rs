@@ -42,12 +42,17 @@ const PREFIXES: [&str; 3] = ["v3", "r0", "unstable"];
 pub struct Options {
     /// Sizes of bodies and their parts.
     pub limits: Limits,
-    /// Bytes of all bodies in memory together; a further one waits, then is answered 503.
+    /// Bytes of all bodies in memory together; a further one waits, then is answered 503. One user
+    /// has a quarter of it, or one body.
     pub bodies_in_flight_bytes_max: usize,
     /// How long a body may stand still.
     pub body_idle_timeout: Duration,
     /// How long a body may take in all.
     pub body_timeout: Duration,
+    /// How fast a body must come once `body_grace` is over, on average; 0: however slow.
+    pub body_bytes_per_second_min: u64,
+    /// How long that does not matter.
+    pub body_grace: Duration,
     /// Requests of one user, whatever they are.
     pub user_requests: Rate,
     /// Requests from one address, before it is known who asks.
@@ -65,6 +70,9 @@ impl Default for Options {
             bodies_in_flight_bytes_max: 256 * 1024 * 1024,
             body_idle_timeout: Duration::from_secs(20),
             body_timeout: Duration::from_secs(600),
+            // Of the slowest mobile network there is, on a bad day.
+            body_bytes_per_second_min: 1024,
+            body_grace: Duration::from_secs(30),
             // Some clients send one request a key, all at once, and none of them again if refused.
             user_requests: Rate { per_second: 500, burst: 1_000_000 },
             // Behind one address there can be thousands of users.
@@ -149,7 +157,8 @@ fn finish(
     authenticator: Arc<dyn Authenticator>,
     options: Options,
 ) -> Router {
-    let budget = Budget::new(options.bodies_in_flight_bytes_max);
+    let body_bytes_max = options.limits.body_bytes_max;
+    let budget = Budget::new(options.bodies_in_flight_bytes_max, body_bytes_max);
     let users = Buckets::new(options.user_requests);
     let addresses = Buckets::new(options.address_requests);
     let app = App(Arc::new(Shared { store, authenticator, options, budget, users, addresses }));

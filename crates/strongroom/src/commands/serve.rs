@@ -124,6 +124,8 @@ fn options(config: &Config, metrics: Metrics) -> Options {
         bodies_in_flight_bytes_max: config.limits.bodies_in_flight_bytes_max,
         body_idle_timeout: config.limits.body_idle_timeout.0,
         body_timeout: config.limits.body_timeout.0,
+        body_bytes_per_second_min: config.limits.body_bytes_per_second_min,
+        body_grace: config.limits.body_grace.0,
         user_requests: config.limits.user_requests(),
         address_requests: config.limits.address_requests(),
         trusted_proxies: config.trusted_proxies.clone(),
