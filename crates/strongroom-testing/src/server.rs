@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -217,8 +218,7 @@ impl Server {
 
     /// Starts it anew on the same data, after it has ended. Its address may be another.
     pub async fn start(&mut self) {
-        self.output_before = self.output();
-        self.process = Process::spawn("strongroom", &mut self.command());
+        self.replace_process();
         self.address = self.process.wait_for("its address", listening_address).await;
         self.client = new_client();
     }
@@ -239,6 +239,19 @@ impl Server {
     pub async fn kill_and_restart(&mut self) {
         self.kill();
         self.start().await;
+    }
+
+    /// A new process on the same data, after the last one has ended, and SIGKILL `later`, whether it
+    /// listens by then or not.
+    pub fn start_and_kill(&mut self, later: Duration) {
+        self.replace_process();
+        thread::sleep(later);
+        self.kill();
+    }
+
+    fn replace_process(&mut self) {
+        self.output_before = self.output();
+        self.process = Process::spawn("strongroom", &mut self.command());
     }
 
     /// The memory that it occupies now (`VmRSS`).

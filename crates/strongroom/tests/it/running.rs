@@ -17,12 +17,11 @@ use std::{
         net::{UnixDatagram, UnixListener},
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use strongroom_testing::{Process, User, until};
+use strongroom_testing::{Process, until};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -30,7 +29,7 @@ use tokio::{
 };
 
 use crate::{
-    hostile::wire::{Alice, ROOT, Wire, chunk, head, program, room_key},
+    hostile::wire::{Alice, ROOT, Wire, chunk, program, room_key},
     restoring::{stalled, with_ten_megabytes},
 };
 
@@ -63,96 +62,6 @@ async fn everything(alice: &Alice) -> (Value, Value) {
     let version = alice.server.get(&path, &alice.user).await;
     assert_eq!(version.status, 200, "{version:?}");
     (version.json, alice.restored().await)
-}
-
-/// A `PUT` that was answered: the sessions in it, and what the answer said.
-struct Acknowledged {
-    room: String,
-    sessions: Vec<String>,
-    etag: u64,
-    count: u64,
-}
-
-#[tokio::test]
-async fn an_acknowledged_put_survives_sigkill_under_load() {
-    let mut alice = Alice::new(&[]).await;
-    let acknowledged: Arc<Mutex<Vec<Acknowledged>>> = Arc::default();
-    for round in 0..4 {
-        let clients: Vec<_> = (0..4)
-            .map(|client| {
-                let address = alice.server.address();
-                let (user, target) = (alice.user.clone(), alice.keys(""));
-                let room = format!("!{round}-{client}:x");
-                let acknowledged = Arc::clone(&acknowledged);
-                // Some put one key at a time, some many.
-                let batch = [1, 1, 20, 200][client];
-                tokio::spawn(put_until_cut(address, user, target, room, batch, acknowledged))
-            })
-            .collect();
-        until("some acknowledgements", async || {
-            (acknowledged.lock().unwrap().len() > 60 * (round + 1)).then_some(())
-        })
-        .await;
-        alice.server.kill();
-        for client in clients {
-            client.await.expect("a client just ends");
-        }
-        alice.server.start().await;
-        let (version, rooms) = everything(&alice).await;
-        check_acknowledged(&version, &rooms, &acknowledged.lock().unwrap());
-    }
-}
-
-/// Puts new keys, one request after the other, until the connection breaks.
-async fn put_until_cut(
-    address: SocketAddr,
-    user: User,
-    target: String,
-    room: String,
-    batch: usize,
-    acknowledged: Arc<Mutex<Vec<Acknowledged>>>,
-) {
-    let mut wire = Wire::open(address).await;
-    for request in 0.. {
-        let sessions: Vec<_> = (0..batch).map(|n| format!("{request}/{n}")).collect();
-        let keys: serde_json::Map<_, _> =
-            sessions.iter().map(|session| (session.clone(), room_key(request))).collect();
-        let body = json!({ "rooms": { &room: { "sessions": keys } } }).to_string();
-        let length = body.len();
-        let head = head(&user, "PUT", &target);
-        if wire.try_send(format!("{head}content-length: {length}\r\n\r\n{body}")).await.is_err() {
-            return;
-        }
-        let Ok(put) = wire.try_reply().await else { return };
-        assert_eq!(put.status, 200, "{put:?}");
-        let etag = put.json["etag"].as_str().and_then(|etag| etag.parse().ok()).expect("digits");
-        let count = put.json["count"].as_u64().expect("a number");
-        let room = room.clone();
-        acknowledged.lock().unwrap().push(Acknowledged { room, sessions, etag, count });
-    }
-}
-
-/// All of it is there, `count` is the truth, and no etag came twice or fell back.
-fn check_acknowledged(version: &Value, rooms: &Value, acknowledged: &[Acknowledged]) {
-    for put in acknowledged {
-        let sessions = &rooms[&put.room]["sessions"];
-        for session in &put.sessions {
-            assert!(sessions[session].is_object(), "{} {session} is lost", put.room);
-        }
-    }
-    let stored = rooms.as_object().expect("rooms").values();
-    let stored: usize =
-        stored.map(|room| room["sessions"].as_object().expect("sessions").len()).sum();
-    assert_eq!(version["count"], stored, "{version}");
-    let etag: u64 = version["etag"].as_str().and_then(|etag| etag.parse().ok()).expect("digits");
-    let (count_max, etag_max) = (
-        acknowledged.iter().map(|put| put.count).max().unwrap_or_default(),
-        acknowledged.iter().map(|put| put.etag).max().unwrap_or_default(),
-    );
-    assert!(stored as u64 >= count_max, "{stored} of {count_max} keys");
-    assert!(etag >= etag_max, "the etag went from {etag_max} back to {etag}");
-    let etags: HashSet<_> = acknowledged.iter().map(|put| put.etag).collect();
-    assert_eq!(etags.len(), acknowledged.len(), "an etag came twice");
 }
 
 /// An upload of which only the head is sent, and that the server waits for.
