@@ -194,7 +194,7 @@ fn a_mistake_in_the_configuration_is_told_with_its_line() {
             in_file(
                 "TOML parse error at line 2, column 1\n  |\n2 | lisen = 1\n  | ^^^^^\n\
                  unknown field `lisen`, expected one of `listen`, `data`, `tokens`, \
-                 `trusted_proxies`, `retention`, `shutdown_timeout`, `homeserver`, `auth`, `limits`, `log`, `operator`\n",
+                 `trusted_proxies`, `retention`, `journal_retention`, `shutdown_timeout`, `homeserver`, `auth`, `limits`, `log`, `operator`\n",
             ),
         ),
         (

@@ -226,7 +226,7 @@ async fn what_keeps_it_from_starting_is_told_with_what_to_do_about_it() {
     let good = fs::read(&database).unwrap();
     let shown = database.display();
     let newer = format!(
-        "error: {shown} has format 99, and this strongroom knows formats up to 1\n\
+        "error: {shown} has format 99, and this strongroom knows formats up to 2\n\
          help: install the strongroom that wrote it, or a newer one\n"
     );
     let foreign = format!(
