@@ -9,6 +9,7 @@ mod keys;
 mod killed;
 mod limits;
 mod linear;
+mod memory;
 mod restoring;
 mod running;
 mod versions;
