@@ -1,7 +1,5 @@
 //! Memory that ends.
 
-#![expect(clippy::expect_used, reason = "tests fail loudly")]
-
 use std::{io, os::unix::process::ExitStatusExt as _};
 
 use tokio::{
