@@ -36,6 +36,8 @@ use crate::{
 const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
 /// How long the rest of a refused body is read.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// Refused bodies that are read at once: who sends one need have no token, and keeps a connection.
+pub(crate) const DRAINS_MAX: usize = 512;
 
 /// A body that has arrived whole. It counts against the budget until it is dropped.
 pub(crate) struct Received {
@@ -175,6 +177,7 @@ pub(crate) async fn drained(app: &App, request: Request, next: Next) -> Response
     if !is_begun || response.status() == StatusCode::REQUEST_TIMEOUT {
         return response;
     }
+    let Ok(_place) = app.drains.try_acquire() else { return response };
     let mut rest = Shared(rest);
     let read = async {
         let mut drained = 0;

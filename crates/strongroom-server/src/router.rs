@@ -17,13 +17,14 @@ use axum::{
 };
 use strongroom_protocol::{Limits, MatrixError};
 use strongroom_store::Store;
+use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
 use crate::{
     address::TrustedProxies,
     auth::Authenticator,
-    body::{Budget, drained},
+    body::{Budget, DRAINS_MAX, drained},
     handlers::{
         create_version, current_version, delete_keys, delete_room, delete_session, delete_version,
         keys, one_version, put_keys, put_room, put_session, room, session, update_version,
@@ -92,6 +93,7 @@ pub(crate) struct Shared {
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) options: Options,
     pub(crate) budget: Budget,
+    pub(crate) drains: Semaphore,
     pub(crate) users: Buckets,
     addresses: Buckets,
 }
@@ -161,7 +163,9 @@ fn finish(
     let budget = Budget::new(options.bodies_in_flight_bytes_max, body_bytes_max);
     let users = Buckets::new(options.user_requests);
     let addresses = Buckets::new(options.address_requests);
-    let app = App(Arc::new(Shared { store, authenticator, options, budget, users, addresses }));
+    let drains = Semaphore::new(DRAINS_MAX);
+    let shared = Shared { store, authenticator, options, budget, drains, users, addresses };
+    let app = App(Arc::new(shared));
     router
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(app.clone(), around))

@@ -20,6 +20,8 @@ pub(crate) const EXAMPLE: &str = include_str!("../../../strongroom.example.toml"
 
 /// Connections at once, unless configured otherwise: far more than a proxy opens.
 const CONNECTIONS_MAX: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+/// Of one address that is no trusted proxy: enough for one that is not known to be one.
+const CONNECTIONS_PER_ADDRESS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// The file.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -83,7 +85,9 @@ pub(crate) struct Limits {
     pub(crate) user_versions_max: u64,
     pub(crate) bodies_in_flight_bytes_max: usize,
     pub(crate) connections_max: NonZeroUsize,
+    pub(crate) connections_per_address_max: NonZeroUsize,
     pub(crate) header_timeout: Span,
+    pub(crate) header_finish_timeout: Span,
     pub(crate) body_idle_timeout: Span,
     pub(crate) body_timeout: Span,
     pub(crate) body_bytes_per_second_min: u64,
@@ -218,7 +222,9 @@ impl Default for Limits {
             user_versions_max: quotas.versions_max,
             bodies_in_flight_bytes_max: defaults.bodies_in_flight_bytes_max,
             connections_max: CONNECTIONS_MAX,
+            connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX,
             header_timeout: seconds(75),
+            header_finish_timeout: seconds(10),
             body_idle_timeout: Span(defaults.body_idle_timeout),
             body_timeout: Span(defaults.body_timeout),
             body_bytes_per_second_min: defaults.body_bytes_per_second_min,

@@ -1,36 +1,30 @@
 //! Sockets, connections, and how they end.
 
+mod connection;
+mod places;
+
 use std::{
     fmt, io,
+    net::IpAddr,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::PathBuf,
     str::FromStr,
-    sync::Arc,
     time::Duration,
 };
 
-use axum::{Router, extract::Request};
-use hyper::{
-    body::Incoming,
-    server::conn::http1,
-    service::{Service as _, service_fn},
-};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
-};
+use axum::Router;
 use serde::{Deserialize, Serialize};
-use strongroom_server::Peer;
+use strongroom_server::{Peer, TrustedProxies};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::Semaphore,
+    net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream, lookup_host},
+    sync::watch,
 };
-use tokio_io_timeout::TimeoutStream;
 
-/// Bytes of a request's header, and of one piece of its body.
-const BUFFER_BYTES_MAX: usize = 128 * 1024;
+use self::places::Places;
+
+/// Connections that wait to be accepted, as far as the system allows. When a proxy starts again, it
+/// opens many at once, and the next one would wait for a second or, on a Unix socket, fail.
+const BACKLOG: u32 = 4096;
 /// After the system ran out of files, until the next connection is tried.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -130,7 +124,7 @@ pub(crate) enum Listener {
 impl Listener {
     pub(crate) async fn bind(address: &Address) -> Result<Self, ListenError> {
         let bound = match address {
-            Address::Tcp(host) => TcpListener::bind(host).await.map(Self::Tcp),
+            Address::Tcp(host) => bind_tcp(host).await.map(Self::Tcp),
             Address::Unix(path) => bind_unix(path.clone()).await,
         };
         bound.map_err(|source| ListenError { address: address.clone(), source })
@@ -152,7 +146,7 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream, Peer::Ip(peer.ip())))
+                Ok(Stream::Tcp(stream, peer.ip()))
             }
             Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
         }
@@ -168,6 +162,19 @@ impl Drop for Listener {
     }
 }
 
+async fn bind_tcp(host: &str) -> io::Result<TcpListener> {
+    let mut failed = io::ErrorKind::AddrNotAvailable.into();
+    for address in lookup_host(host).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
 /// Takes over a socket that nobody listens on any more, and no other file.
 async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
     let is_socket = std::fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_socket());
@@ -177,22 +184,26 @@ async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
             std::fs::remove_file(&path)?;
         }
     }
-    let listener = UnixListener::bind(&path)?;
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(&path)?;
+    let listener = socket.listen(BACKLOG)?;
     // As open as a port on the loopback interface: the proxy runs as another user.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
     Ok(Listener::Unix(listener, path))
 }
 
 enum Stream {
-    Tcp(TcpStream, Peer),
+    Tcp(TcpStream, IpAddr),
     Unix(UnixStream),
 }
 
-/// What a connection may take.
+/// What connections may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionLimits {
     pub(crate) connections_max: usize,
+    pub(crate) connections_per_address_max: usize,
     pub(crate) header_timeout: Duration,
+    pub(crate) header_finish_timeout: Duration,
     pub(crate) write_timeout: Duration,
 }
 
@@ -202,70 +213,68 @@ pub(crate) async fn serve(
     listener: Listener,
     router: Router,
     limits: ConnectionLimits,
+    trusted_proxies: TrustedProxies,
     stop: impl Future<Output = ()>,
     shutdown_timeout: Duration,
 ) -> bool {
-    let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let places = Places::new(limits.connections_max, limits.connections_per_address_max);
+    let (stopping, stopped) = watch::channel(());
+    let mut is_told = false;
     tokio::pin!(stop);
     loop {
-        // Beyond the limit they wait in the system's queue.
-        let place = tokio::select! {
-            Ok(place) = Arc::clone(&places).acquire_owned() => place,
-            () = &mut stop => break,
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut stop => break,
         };
-        match accepted {
-            Ok(Stream::Tcp(stream, peer)) => {
-                spawn(stream, peer, router.clone(), limits, &graceful, place);
-            }
-            Ok(Stream::Unix(stream)) => {
-                spawn(stream, Peer::Local, router.clone(), limits, &graceful, place);
-            }
+        let stream = match accepted {
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "can't accept a connection"
                 );
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let peer = match &stream {
+            Stream::Tcp(_, address) => Peer::Ip(*address),
+            Stream::Unix(_) => Peer::Local,
+        };
+        let address = match peer {
+            Peer::Ip(address) if !trusted_proxies.contains(peer) => Some(address.into()),
+            Peer::Ip(_) | Peer::Local => None,
+        };
+        // Further ones wait in the system's queue.
+        let place = tokio::select! {
+            place = places.take(address) => place,
+            () = &mut stop => break,
+        };
+        let Some(place) = place else {
+            if !std::mem::replace(&mut is_told, true) {
+                let max = limits.connections_per_address_max;
+                tracing::warn!(
+                    max,
+                    "a connection from an address that has all it may have was closed, as others \
+                     will be; if it is your proxy, it belongs into trusted_proxies"
+                );
+            }
+            continue;
+        };
+        let (router, stopped) = (router.clone(), stopped.clone());
+        match stream {
+            Stream::Tcp(stream, _) => {
+                tokio::spawn(connection::serve(stream, peer, router, limits, place, stopped));
+            }
+            Stream::Unix(stream) => {
+                tokio::spawn(connection::serve(stream, peer, router, limits, place, stopped));
             }
         }
     }
-    drop(listener);
-    tokio::time::timeout(shutdown_timeout, graceful.shutdown()).await.is_ok()
-}
-
-fn spawn<S: AsyncRead + AsyncWrite + Send + 'static>(
-    stream: S,
-    peer: Peer,
-    router: Router,
-    limits: ConnectionLimits,
-    graceful: &GracefulShutdown,
-    place: tokio::sync::OwnedSemaphorePermit,
-) {
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(limits.write_timeout));
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        router.call(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            // Clients hang up all the time; what was answered has been logged.
-            tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended early");
-        }
-        drop(place);
-    });
+    drop((listener, stopped));
+    // Each connection has a receiver until its end.
+    let _ = stopping.send(());
+    tokio::time::timeout(shutdown_timeout, stopping.closed()).await.is_ok()
 }
 
 #[cfg(test)]

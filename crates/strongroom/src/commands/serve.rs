@@ -79,7 +79,9 @@ impl Serve {
         let stop = stop_signal()?;
         let limits = ConnectionLimits {
             connections_max: config.limits.connections_max.get(),
+            connections_per_address_max: config.limits.connections_per_address_max.get(),
             header_timeout: config.limits.header_timeout.0,
+            header_finish_timeout: config.limits.header_finish_timeout.0,
             write_timeout: config.limits.write_timeout.0,
         };
         let timeout = config.shutdown_timeout.0;
@@ -87,7 +89,9 @@ impl Serve {
         if let Some(operator) = operator {
             tracing::info!(operator = %operator.url(), "listening for the operator");
             let router = operate::router(registry, Arc::clone(&store));
-            tokio::spawn(listen::serve(operator, router, limits, stopped(stop.clone()), timeout));
+            let stop = stopped(stop.clone());
+            let proxies = config.trusted_proxies.clone();
+            tokio::spawn(listen::serve(operator, router, limits, proxies, stop, timeout));
         }
         let retention = Retention { kept: config.retention.0, journal: config.journal_retention.0 };
         tokio::spawn(operate::purge(Arc::clone(&store), retention, purge_metrics));
@@ -97,7 +101,8 @@ impl Serve {
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-        let is_whole = listen::serve(listener, service, limits, stopped(stop), timeout).await;
+        let (proxies, stop) = (config.trusted_proxies, stopped(stop));
+        let is_whole = listen::serve(listener, service, limits, proxies, stop, timeout).await;
         if is_whole {
             tracing::info!("stopped");
         } else {

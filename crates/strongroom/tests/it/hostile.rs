@@ -854,24 +854,6 @@ async fn hundreds_of_idle_connections_disturb_nobody() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_for_a_place() {
-    let environment = [("STRONGROOM_LIMITS_CONNECTIONS_MAX", "4")];
-    let alice = Alice::new(&environment).await;
-    // One place is the honest client's, who keeps its connection.
-    let mut held = Vec::new();
-    for _ in 0..3 {
-        let mut wire = alice.wire().await;
-        assert_eq!(wire.ask(alice.request("GET", &alice.keys(""), "")).await.status, 200);
-        held.push(wire);
-    }
-    let mut waiting = alice.wire().await;
-    waiting.send(alice.request("GET", &alice.keys(""), "")).await;
-    alice.is_served().await;
-    held.pop();
-    assert_eq!(waiting.reply().await.status, 200);
-}
-
-#[tokio::test]
 async fn after_all_of_it_at_once_the_backup_is_whole() {
     let alice = Alice::new(&[
         ("STRONGROOM_LIMITS_BODY_BYTES_MAX", "100000"),

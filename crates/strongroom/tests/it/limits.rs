@@ -1,8 +1,14 @@
 //! What a hostile client meets: each limit at it and above, and that nobody else notices.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "tests fail loudly")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
 
 mod bodies;
+mod connections;
 mod questions;
 
 use std::time::Instant;

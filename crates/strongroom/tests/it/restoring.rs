@@ -253,7 +253,7 @@ async fn slow_readers_do_not_hold_up_a_writer() {
 async fn a_reader_that_takes_nothing_is_dropped_and_sees_that_something_is_missing() {
     // With one place for connections, the next one is served when this one is gone.
     let environment =
-        [("STRONGROOM_LIMITS_WRITE_TIMEOUT", "1s"), ("STRONGROOM_LIMITS_CONNECTIONS_MAX", "2")];
+        [("STRONGROOM_LIMITS_WRITE_TIMEOUT", "1s"), ("STRONGROOM_LIMITS_CONNECTIONS_MAX", "1")];
     let (alice, _) = with_ten_megabytes(&environment).await;
     let (mut wire, _) = stalled(&alice, "HTTP/1.1").await;
     let after = alice.wire().await.ask(alice.request("GET", &format!("{ROOT}/version"), "")).await;
