@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use strongroom_server::{Rate, TrustedProxies};
 use toml::{Table, Value};
 
-use crate::listen::Address;
+use crate::address::Address;
 
 /// Every option with its default and what it is for.
 pub(crate) const EXAMPLE: &str = include_str!("../../../strongroom.example.toml");
@@ -261,7 +261,7 @@ impl From<LogLevel> for tracing_subscriber::filter::LevelFilter {
 mod address_or_empty {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    use crate::listen::Address;
+    use crate::address::Address;
 
     pub(super) fn serialize<S: Serializer>(
         address: &Option<Address>,

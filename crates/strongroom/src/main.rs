@@ -1,5 +1,6 @@
 //! `strongroom`: the server for Matrix key backups, as one program.
 
+mod address;
 mod commands;
 mod config;
 mod listen;
