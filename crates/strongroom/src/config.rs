@@ -23,6 +23,9 @@ const CONNECTIONS_MAX: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
 /// Of one address that is no trusted proxy: enough for one that is not known to be one.
 const CONNECTIONS_PER_ADDRESS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
+/// 1000 years. No clock can count to the end of what can be written, and adding it to one panics.
+const SPAN_MAX: Duration = Duration::from_secs(1000 * 31_557_600);
+
 /// The file.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -158,9 +161,10 @@ impl TryFrom<String> for Span {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        humantime::parse_duration(&text).map(Self).map_err(|error| {
+        let span = humantime::parse_duration(&text).map_err(|error| {
             format!("{error}; write a time such as \"30s\", \"5m\" or \"30 days\"")
-        })
+        })?;
+        if span > SPAN_MAX { Err("is longer than 1000 years".to_owned()) } else { Ok(Self(span)) }
     }
 }
 
@@ -550,6 +554,7 @@ mod tests {
         for (text, line, what) in [
             ("listen = \"127.0.0.1:8018\"\nlisen = 1", "line 2", "unknown field `lisen`"),
             ("\n\nretention = \"soon\"", "line 3", "write a time such as"),
+            ("[limits]\nbody_timeout = \"1001 years\"", "line 2", "longer than 1000 years"),
             ("[limits]\nbody_bytes_max = -1", "line 2", "invalid value"),
             ("[limits]\nbody_byte_max = 1", "line 2", "unknown field"),
             ("listen = \"nowhere\"", "line 1", "unix:PATH"),
