@@ -69,9 +69,12 @@ impl FixedTokens {
             if content.is_empty() || content.starts_with('#') {
                 continue;
             }
-            let (token, user_id) =
-                content.split_once(char::is_whitespace).ok_or(TokensError::Line { line })?;
-            let user_id = UserId::parse(user_id.trim()).map_err(|_| TokensError::Line { line })?;
+            let mut words = content.split_whitespace();
+            let (Some(token), Some(user_id), None) = (words.next(), words.next(), words.next())
+            else {
+                return Err(TokensError::Line { line });
+            };
+            let user_id = UserId::parse(user_id).map_err(|_| TokensError::Line { line })?;
             let requester = Requester { user_id, device_id: None };
             if this.requesters.insert(this.hasher.hash([token]), requester).is_some() {
                 return Err(TokensError::Repeated { line });
@@ -104,6 +107,7 @@ mod tests {
         for (text, expected) in [
             ("a @a:x\nsecret", "line 2 of the tokens is not of the form TOKEN @user:server"),
             ("secret alice", "line 1 of the tokens is not of the form TOKEN @user:server"),
+            ("secret @a:x # me", "line 1 of the tokens is not of the form TOKEN @user:server"),
             ("s @a:x\n\ns @b:x", "line 3 of the tokens repeats a token"),
         ] {
             assert_eq!(FixedTokens::parse(text).unwrap_err().to_string(), expected);
