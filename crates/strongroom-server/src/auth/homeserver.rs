@@ -401,7 +401,9 @@ async fn refuse(status: u16, response: Response) -> Result<MatrixError, NoAnswer
     let retry_after = retry_after.unwrap_or(RETRY_AFTER);
     let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
     let Ok(mut told) = serde_json::from_str::<Map<_, _>>(&body) else { return Err(form) };
-    told.entry("retry_after_ms").or_insert(ms.into());
+    if retry_after_ms.is_none() {
+        told.insert("retry_after_ms".to_owned(), ms.into());
+    }
     let body = Value::Object(told).to_string();
     Ok(MatrixError::Homeserver { status, body, retry_after: Some(retry_after) })
 }
