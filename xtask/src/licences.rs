@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::metadata::{list, text};
 
 /// These ask for no more than what a binary with a list of its parts fulfils.
-const ALLOWED: [&str; 14] = [
+const ALLOWED: [&str; 15] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -18,6 +18,7 @@ const ALLOWED: [&str; 14] = [
     "ISC",
     "MIT",
     "MPL-2.0", // of its own files alone, which we do not change
+    "NCSA",    // libFuzzer's
     "Unicode-3.0",
     "Unlicense",
     "Zlib",

@@ -5,15 +5,18 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::{
-    arrows, licences,
-    metadata::metadata,
+    arrows, fuzz, licences,
+    metadata::{metadata, metadata_of},
     step::{cargo, command, run, step},
 };
 
 const WASM: &str = "wasm32-unknown-unknown";
 
 pub(crate) fn lint() -> Result<()> {
-    step("formatting", || run(cargo().args(["fmt", "--all", "--check"])))?;
+    step("formatting", || {
+        run(cargo().args(["fmt", "--all", "--check"]))?;
+        run(cargo().args(["fmt", "--manifest-path", fuzz::MANIFEST, "--check"]))
+    })?;
     step("clippy", || {
         run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     })?;
@@ -24,6 +27,12 @@ pub(crate) fn lint() -> Result<()> {
     let metadata = step("cargo metadata", metadata)?;
     step("crate arrows", || arrows::check(&metadata))?;
     step("licences", || licences::check(&metadata))?;
+    step("the fuzz targets", || {
+        let theirs = metadata_of(fuzz::MANIFEST)?;
+        licences::check(&theirs)?;
+        fuzz::check_versions(&metadata, &theirs)?;
+        fuzz::clippy()
+    })?;
     step("protocol for wasm32", protocol_for_wasm)
 }
 

@@ -1,6 +1,7 @@
-//! What a checkout needs done: `cargo xtask test`, `cargo xtask lint`, `cargo xtask ci`.
+//! What a checkout needs done: `cargo xtask test`, `lint`, `ci`, `fuzz`.
 
 mod arrows;
+mod fuzz;
 mod licences;
 mod lint;
 mod metadata;
@@ -24,6 +25,7 @@ usage: cargo xtask COMMAND
   test [-- ARGUMENT...]  prepare what the tests need, and run them all, or `cargo test ARGUMENT...`
   lint                   formatting, clippy, rustdoc, the crate arrows, licences, wasm32
   ci                     lint, test, and nothing in the checkout has changed
+  fuzz TARGET [SECONDS]  one of fuzz/corpus, guided by coverage, until it is stopped
 ";
 
 fn main() -> ExitCode {
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
         ([Some("test"), Some("--"), ..], Some(chosen)) => test::chosen(chosen),
         ([Some("lint")], _) => lint::lint(),
         ([Some("ci")], _) => ci(),
+        ([Some("fuzz"), Some(target)], _) => fuzz::guided(target, None),
+        ([Some("fuzz"), Some(target), Some(seconds)], _) => fuzz::guided(target, Some(seconds)),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

@@ -7,8 +7,13 @@ use crate::step::cargo;
 
 /// All packages, with every feature, and how they depend on each other.
 pub(crate) fn metadata() -> Result<Value> {
+    metadata_of("Cargo.toml")
+}
+
+/// Those of the workspace that this manifest stands in.
+pub(crate) fn metadata_of(manifest: &str) -> Result<Value> {
     let mut command = cargo();
-    command.args(["metadata", "--format-version=1", "--all-features"]);
+    command.args(["metadata", "--format-version=1", "--all-features", "--manifest-path", manifest]);
     let output = command.output().context("cannot run cargo metadata")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "cargo metadata failed: {said}");

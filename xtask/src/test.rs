@@ -1,10 +1,11 @@
-//! `cargo xtask test`: all tests, with the real programs that they need.
+//! `cargo xtask test`: all tests, with the real programs that they need, and the fuzz targets.
 
 use std::{ffi::OsString, process::Command};
 
 use anyhow::Result;
 
 use crate::{
+    fuzz,
     step::{cargo, run, step},
     tools::Tools,
 };
@@ -13,7 +14,10 @@ use crate::{
 pub(crate) fn all() -> Result<()> {
     let tools = step("what the tests need", Tools::prepare)?;
     step("tests", || run(cargo_test(&tools).args(["--workspace", "--all-targets"])))?;
-    step("examples in the documentation", || run(cargo_test(&tools).args(["--workspace", "--doc"])))
+    step("examples in the documentation", || {
+        run(cargo_test(&tools).args(["--workspace", "--doc"]))
+    })?;
+    step("fuzz targets", fuzz::briefly)
 }
 
 /// `cargo test` with the arguments of whoever runs it.
