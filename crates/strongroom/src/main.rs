@@ -11,6 +11,10 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser;
 
+use self::commands::Exit;
+
+/// It was done, and something is wrong with the data.
+const EXIT_FOUND: u8 = 1;
 /// It could not be done.
 const EXIT_FAILED: u8 = 2;
 
@@ -24,7 +28,8 @@ struct Cli {
 
 fn main() -> ExitCode {
     match Cli::parse().command.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Exit::Clean) => ExitCode::SUCCESS,
+        Ok(Exit::Found) => ExitCode::from(EXIT_FOUND),
         Err(error) => {
             let mut stderr = std::io::stderr().lock();
             // If standard error is gone, there is nobody left to tell.

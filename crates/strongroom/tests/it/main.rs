@@ -12,5 +12,6 @@ mod linear;
 mod memory;
 mod restoring;
 mod running;
+mod thief;
 mod versions;
 mod who;

@@ -34,7 +34,7 @@ pub(super) fn write(
     let failed = |source| OperatorError::Io { path: file.to_owned(), source };
     // Looked at again in the end; this only saves the work.
     if file.symlink_metadata().is_ok() {
-        return Err(failed(io::ErrorKind::AlreadyExists.into()));
+        return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, "it exists already")));
     }
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
@@ -46,8 +46,13 @@ pub(super) fn write(
         .map_err(failed)?;
     let rows = copy(operator, partial.path(), progress);
     // What is copied is only read, so it is the copy that has no space.
-    let full =
-        |error| if is_full(&error) { failed(io::ErrorKind::StorageFull.into()) } else { error };
+    let full = |error| {
+        if is_full(&error) {
+            failed(io::Error::new(io::ErrorKind::StorageFull, "there is no room for it"))
+        } else {
+            error
+        }
+    };
     let rows = rows.map_err(full)?;
     partial.as_file().sync_all().map_err(failed)?;
     let snapshot = look(partial.path(), rows)?;
