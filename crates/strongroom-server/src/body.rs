@@ -27,6 +27,7 @@ use tokio::{
 
 pub(crate) use self::budget::{Budget, InFlight};
 use crate::{
+    metrics::Limit,
     observe::Seen,
     refusal::Refusal,
     router::{App, Options},
@@ -117,7 +118,10 @@ async fn reserve(
     let (begin, wait) = (Instant::now(), app.options.body_idle_timeout);
     let reserved = timeout(wait, app.budget.reserve(in_flight, user_id, length)).await;
     time.was_ours(begin.elapsed());
-    reserved.map_err(|_| MatrixError::Unavailable { retry_after: wait }.into())
+    reserved.map_err(|_| {
+        app.options.metrics.limited(Limit::BodiesInFlight);
+        MatrixError::Unavailable { retry_after: wait }.into()
+    })
 }
 
 /// How long a body may take.

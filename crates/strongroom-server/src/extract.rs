@@ -12,6 +12,7 @@ use strongroom_store::{Author, Timestamp};
 use crate::{
     address::ClientAddress,
     auth::{AccessToken, Credentials, Freshness, Requester},
+    metrics::Limit,
     observe::Seen,
     refusal::Refusal,
     router::App,
@@ -81,7 +82,10 @@ async fn authenticate(
         seen.requester(&requester);
     }
     let taken = app.users.take(&requester.user_id, Instant::now());
-    taken.map_err(|retry_after| MatrixError::LimitExceeded { retry_after })?;
+    taken.map_err(|retry_after| {
+        app.options.metrics.limited(Limit::User);
+        MatrixError::LimitExceeded { retry_after }
+    })?;
     Ok(requester)
 }
 

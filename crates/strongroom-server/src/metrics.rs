@@ -17,6 +17,8 @@ pub struct Metrics {
     requests: Family<Answered, Counter<u64, AtomicU64>>,
     seconds: Family<Operation, Histogram>,
     in_flight: Gauge,
+    refusals: Family<Refused, Counter<u64, AtomicU64>>,
+    limited: Family<Limited, Counter<u64, AtomicU64>>,
 }
 
 /// What was asked, without what only the one request has: the template of its path, not the path.
@@ -39,12 +41,49 @@ struct Answered {
     status: u16,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct Refused {
+    errcode: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct Limited {
+    limit: &'static str,
+}
+
+/// What held somebody off.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Limit {
+    User,
+    Address,
+    AddressFailures,
+    WrongTokens,
+    QuestionsWaiting,
+    BodiesInFlight,
+}
+
+impl Limit {
+    /// As the options are called.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::User => "user_requests",
+            Self::Address => "address_requests",
+            Self::AddressFailures => "address_failures",
+            Self::WrongTokens => "wrong_tokens",
+            Self::QuestionsWaiting => "questions_waiting",
+            Self::BodiesInFlight => "bodies_in_flight",
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self {
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             in_flight: Gauge::default(),
+            refusals: Family::default(),
+            limited: Family::default(),
         }
     }
 }
@@ -59,10 +98,20 @@ impl Metrics {
             self.seconds.clone(),
         );
         registry.register("requests_in_flight", "Requests being answered", self.in_flight.clone());
+        registry.register("refusals", "Errors answered, by errcode", self.refusals.clone());
+        registry.register("limited", "Requests held off, by the limit", self.limited.clone());
     }
 
     pub(crate) fn begin(&self) {
         self.in_flight.inc();
+    }
+
+    pub(crate) fn refused(&self, errcode: &'static str) {
+        self.refusals.get_or_create(&Refused { errcode }).inc();
+    }
+
+    pub(crate) fn limited(&self, limit: Limit) {
+        self.limited.get_or_create(&Limited { limit: limit.name() }).inc();
     }
 
     /// Without a status the client hung up before there was one.

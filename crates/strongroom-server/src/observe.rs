@@ -20,6 +20,7 @@ use tracing::Span;
 use crate::{
     auth::Requester,
     metrics::{Metrics, Operation},
+    refusal::Errcode,
 };
 
 /// Who asked, once that is known.
@@ -44,7 +45,7 @@ pub(crate) struct Record {
     seen: Seen,
     span: Span,
     metrics: Metrics,
-    status: Option<StatusCode>,
+    answer: Option<(StatusCode, Option<Errcode>)>,
 }
 
 impl Record {
@@ -60,7 +61,7 @@ impl Record {
             seen,
             span: tracing::info_span!("request", id),
             metrics: metrics.clone(),
-            status: None,
+            answer: None,
         }
     }
 
@@ -69,21 +70,25 @@ impl Record {
         self.span.clone()
     }
 
-    pub(crate) fn end(mut self, status: StatusCode) {
-        self.status = Some(status);
+    pub(crate) fn end(mut self, status: StatusCode, errcode: Option<Errcode>) {
+        self.answer = Some((status, errcode));
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
         let (operation, time) = (self.operation, self.begin.elapsed());
-        let status = self.status.map(|status| status.as_u16());
+        let status = self.answer.map(|(status, _)| status.as_u16());
+        let errcode = self.answer.and_then(|(_, errcode)| errcode).map(|Errcode(errcode)| errcode);
         self.metrics.end(operation, status, time);
+        if let Some(errcode) = errcode {
+            self.metrics.refused(errcode);
+        }
         let user = self.seen.user_id().map_or("-", UserId::as_str);
         let ms = time.as_micros() as f64 / 1000.0;
         let _entered = self.span.enter();
         match status {
-            Some(status) => tracing::info!(user, %operation, status, ms, "answered"),
+            Some(status) => tracing::info!(user, %operation, status, errcode, ms, "answered"),
             None => tracing::info!(user, %operation, ms, "the client hung up before the answer"),
         }
     }

@@ -8,11 +8,42 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use serde::Deserialize;
 use strongroom_protocol::{BodyError, MatrixError};
 use strongroom_store as store;
 
 /// When a client may try again after the store failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The errcodes with which a homeserver refuses a token, as far as operators may want to count them.
+const HOMESERVER_ERRCODES: [&str; 7] = [
+    "M_CONSENT_NOT_GIVEN",
+    "M_FORBIDDEN",
+    "M_LIMIT_EXCEEDED",
+    "M_UNKNOWN_TOKEN",
+    "M_USER_DEACTIVATED",
+    "M_USER_LOCKED",
+    "M_USER_SUSPENDED",
+];
+
+/// What is said of a refusal in the log and the metrics: an extension of the response.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Errcode(pub(crate) &'static str);
+
+impl Errcode {
+    /// One of a finite set, whatever the homeserver makes up.
+    fn of(error: &MatrixError) -> Self {
+        let MatrixError::Homeserver { body, .. } = error else { return Self(error.errcode()) };
+        let told = serde_json::from_str::<Told>(body);
+        let is_told = |errcode: &&str| told.as_ref().is_ok_and(|told| told.errcode == *errcode);
+        Self(HOMESERVER_ERRCODES.into_iter().find(is_told).unwrap_or(error.errcode()))
+    }
+}
+
+#[derive(Deserialize)]
+struct Told {
+    errcode: String,
+}
 
 /// A Matrix error on its way out.
 #[derive(Clone, Debug)]
@@ -61,6 +92,7 @@ impl IntoResponse for Refusal {
         let status = StatusCode::from_u16(self.0.status());
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = json(status, self.0.body());
+        response.extensions_mut().insert(Errcode::of(&self.0));
         if let Some(retry_after) = self.0.retry_after() {
             // Whole seconds, rounded up: sooner would be refused again.
             let seconds = retry_after.as_nanos().div_ceil(1_000_000_000);

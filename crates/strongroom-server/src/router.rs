@@ -29,7 +29,7 @@ use crate::{
         create_version, current_version, delete_keys, delete_room, delete_session, delete_version,
         keys, one_version, put_keys, put_room, put_session, room, session, update_version,
     },
-    metrics::Metrics,
+    metrics::{Limit, Metrics},
     observe::Record,
     rate::{Buckets, Rate},
     refusal::Refusal,
@@ -177,7 +177,7 @@ async fn around(State(app): State<App>, mut request: Request, next: Next) -> Res
     let record = Record::begin(&app.options.metrics, &mut request);
     let mut response = answer(&app, request, next).instrument(record.span()).await;
     allow_cross_origin(response.headers_mut());
-    record.end(response.status());
+    record.end(response.status(), response.extensions().get().copied());
     response
 }
 
@@ -189,6 +189,7 @@ async fn answer(app: &App, mut request: Request, next: Next) -> Response {
     let client = app.options.trusted_proxies.client(request.extensions(), request.headers());
     if let Some(client) = client {
         if let Err(retry_after) = app.addresses.take(&client, Instant::now()) {
+            app.options.metrics.limited(Limit::Address);
             return Refusal(MatrixError::LimitExceeded { retry_after }).into_response();
         }
         request.extensions_mut().insert(client);

@@ -1,6 +1,7 @@
 //! Sockets, connections, and how they end.
 
 mod connection;
+mod metrics;
 mod places;
 
 use std::{
@@ -18,7 +19,8 @@ use tokio::{
     sync::watch,
 };
 
-use self::places::Places;
+pub(crate) use self::metrics::ConnectionMetrics;
+use self::{metrics::Reason, places::Places};
 use crate::address::Address;
 
 /// Connections that wait to be accepted, as far as the system allows. When a proxy starts again, it
@@ -154,10 +156,12 @@ pub(crate) async fn serve(
     router: Router,
     limits: ConnectionLimits,
     trusted_proxies: TrustedProxies,
+    metrics: ConnectionMetrics,
     stop: impl Future<Output = ()>,
     shutdown_timeout: Duration,
 ) -> bool {
-    let places = Places::new(limits.connections_max, limits.connections_per_address_max);
+    let (max, per_address_max) = (limits.connections_max, limits.connections_per_address_max);
+    let places = Places::new(max, per_address_max, metrics);
     let (stopping, stopped) = watch::channel(());
     let mut is_told = false;
     tokio::pin!(stop);
@@ -191,10 +195,10 @@ pub(crate) async fn serve(
             () = &mut stop => break,
         };
         let Some(place) = place else {
+            places.metrics().closed(Reason::AddressHasAll);
             if !std::mem::replace(&mut is_told, true) {
-                let max = limits.connections_per_address_max;
                 tracing::warn!(
-                    max,
+                    max = per_address_max,
                     "a connection from an address that has all it may have was closed, as others \
                      will be; if it is your proxy, it belongs into trusted_proxies"
                 );

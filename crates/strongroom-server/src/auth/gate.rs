@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::{HomeserverOptions, cache::Remembered};
 use crate::{
     address::ClientAddress,
+    metrics::{Limit, Metrics},
     rate::{Bucket, Buckets},
 };
 
@@ -42,6 +43,7 @@ pub(super) struct Gate {
     in_vain_from_known: Bucket,
     refused_by_address: Buckets,
     known_addresses: Remembered<ClientAddress, ()>,
+    metrics: Metrics,
 }
 
 impl Gate {
@@ -59,6 +61,7 @@ impl Gate {
             in_vain_from_known: Bucket::new(options.wrong_tokens),
             refused_by_address: Buckets::new(options.address_failures),
             known_addresses: Remembered::new(KNOWN_FOR, ADDRESSES_MAX),
+            metrics: options.metrics.clone(),
         }
     }
 
@@ -71,8 +74,8 @@ impl Gate {
         &self,
         address: Option<ClientAddress>,
     ) -> Result<Pass<'_>, MatrixError> {
-        let queue = self.queue.try_acquire().map_err(|_| busy())?;
-        let place = self.places.acquire().await.map_err(|_| busy())?;
+        let queue = self.queue.try_acquire().map_err(|_| self.busy(Limit::QuestionsWaiting))?;
+        let place = self.places.acquire().await.map_err(|_| unavailable())?;
         let places = (queue, place, None);
         Ok(Pass { gate: self, address, in_vain: None, end: End::HungUp, _places: places })
     }
@@ -96,22 +99,31 @@ impl Gate {
             let now = Instant::now();
             if let Some(address) = address {
                 let checked = self.refused_by_address.check(&address, now);
-                checked.map_err(|retry_after| MatrixError::LimitExceeded { retry_after })?;
+                checked.map_err(|retry_after| {
+                    self.metrics.limited(Limit::AddressFailures);
+                    MatrixError::LimitExceeded { retry_after }
+                })?;
             }
-            in_vain.check(now).map_err(|_| busy())
+            in_vain.check(now).map_err(|_| self.busy(Limit::WrongTokens))
         };
         check()?;
-        let queue = self.queue_of_strangers.try_acquire().map_err(|_| busy())?;
-        let of_strangers = self.places_of_strangers.acquire().await.map_err(|_| busy())?;
-        let place = self.places.acquire().await.map_err(|_| busy())?;
+        let queue = self.queue_of_strangers.try_acquire();
+        let queue = queue.map_err(|_| self.busy(Limit::QuestionsWaiting))?;
+        let of_strangers = self.places_of_strangers.acquire().await.map_err(|_| unavailable())?;
+        let place = self.places.acquire().await.map_err(|_| unavailable())?;
         // Meanwhile others may have been in vain.
         check()?;
         let places = (queue, place, Some(of_strangers));
         Ok(Pass { gate: self, address, in_vain: Some(in_vain), end: End::HungUp, _places: places })
     }
+
+    fn busy(&self, limit: Limit) -> MatrixError {
+        self.metrics.limited(limit);
+        unavailable()
+    }
 }
 
-fn busy() -> MatrixError {
+fn unavailable() -> MatrixError {
     MatrixError::Unavailable { retry_after: RETRY_AFTER }
 }
 

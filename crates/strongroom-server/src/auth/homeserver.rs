@@ -19,7 +19,7 @@ use super::{
     cache::{Remembered, TokenHasher},
     gate::{End, Gate, KNOWN_FOR},
 };
-use crate::rate::Rate;
+use crate::{metrics::Metrics, rate::Rate};
 
 /// A whoami answer has some hundred bytes; more is no whoami answer.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -65,6 +65,8 @@ pub struct HomeserverOptions {
     pub wrong_tokens: Rate,
     /// Those of them that come from one address. Beyond that it is answered 429.
     pub address_failures: Rate,
+    /// Where it is counted what these limits held off.
+    pub metrics: Metrics,
 }
 
 impl HomeserverOptions {
@@ -84,6 +86,7 @@ impl HomeserverOptions {
             wrong_tokens: Rate { per_second: 100, burst: 1000 },
             // A company behind one address whose devices all wake up with tokens that expired.
             address_failures: Rate { per_second: 20, burst: 2000 },
+            metrics: Metrics::default(),
         }
     }
 }

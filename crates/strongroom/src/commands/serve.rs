@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     config::{Config, Overrides},
-    listen::{self, ConnectionLimits, Listener},
+    listen::{self, ConnectionLimits, ConnectionMetrics, Listener},
     log,
     operate::{self, PurgeMetrics},
 };
@@ -58,16 +58,19 @@ impl Serve {
         // A connection is an open file, and the usual limit was made for other programs.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
 
+        let metrics = Metrics::default();
         let authenticator = match &dev {
             Some(dev) => Arc::new(FixedTokens::parse(&format!("{} {DEV_USER}", dev.token))?),
-            None => authenticator(&config)?,
+            None => authenticator(&config, &metrics)?,
         };
         let data = config.data.clone().unwrap_or_default();
         let store: Arc<dyn Store> = Arc::new(Sqlite::open_with(&data, quotas(&config))?);
-        let (metrics, purge_metrics) = (Metrics::default(), PurgeMetrics::default());
         let mut registry = Registry::with_prefix("strongroom");
         metrics.register(&mut registry);
+        let purge_metrics = PurgeMetrics::default();
         purge_metrics.register(&mut registry);
+        let connections = ConnectionMetrics::default();
+        connections.register(&mut registry);
         let service = service(Arc::clone(&store), authenticator, options(&config, metrics));
 
         let listener = Listener::bind(&config.listen).await?;
@@ -91,7 +94,9 @@ impl Serve {
             let router = operate::router(registry, Arc::clone(&store));
             let stop = stopped(stop.clone());
             let proxies = config.trusted_proxies.clone();
-            tokio::spawn(listen::serve(operator, router, limits, proxies, stop, timeout));
+            let uncounted = ConnectionMetrics::default();
+            let serve = listen::serve(operator, router, limits, proxies, uncounted, stop, timeout);
+            tokio::spawn(serve);
         }
         let retention = Retention { kept: config.retention.0, journal: config.journal_retention.0 };
         tokio::spawn(operate::purge(Arc::clone(&store), retention, purge_metrics));
@@ -102,7 +107,8 @@ impl Serve {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
         let (proxies, stop) = (config.trusted_proxies, stopped(stop));
-        let is_whole = listen::serve(listener, service, limits, proxies, stop, timeout).await;
+        let serve = listen::serve(listener, service, limits, proxies, connections, stop, timeout);
+        let is_whole = serve.await;
         if is_whole {
             tracing::info!("stopped");
         } else {
@@ -138,7 +144,7 @@ fn options(config: &Config, metrics: Metrics) -> Options {
     }
 }
 
-fn authenticator(config: &Config) -> anyhow::Result<Arc<dyn Authenticator>> {
+fn authenticator(config: &Config, metrics: &Metrics) -> anyhow::Result<Arc<dyn Authenticator>> {
     if let Some(tokens) = &config.tokens {
         let tokens = FixedTokens::read(tokens).with_context(|| tokens.display().to_string())?;
         return Ok(Arc::new(tokens));
@@ -154,6 +160,7 @@ fn authenticator(config: &Config) -> anyhow::Result<Arc<dyn Authenticator>> {
             questions_waiting_max: config.auth.questions_waiting_max,
             wrong_tokens: config.auth.wrong_tokens(),
             address_failures: config.limits.address_failures(),
+            metrics: metrics.clone(),
             ..HomeserverOptions::new(&homeserver.url, &homeserver.server_name)
         })?);
         // The only one need not be told apart from others.

@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{ConnectionLimits, places::Place};
+use super::{ConnectionLimits, metrics::Reason, places::Place};
 
 /// Bytes of a request's header, and of one piece of its body.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
@@ -81,7 +81,11 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(
         }
         () = place.told_to_leave() => {
             connection.as_mut().graceful_shutdown();
-            match poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await {
+            let polled = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await;
+            if place.is_idle() {
+                place.metrics().closed(Reason::MadePlace);
+            }
+            match polled {
                 Poll::Ready(ended) => ended,
                 // Perhaps a header that has begun.
                 Poll::Pending if place.is_idle() => Ok(()),
@@ -125,6 +129,7 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Stream<S> {
             let end = begun + self.header_timeout;
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
             ready!(timer.as_mut().poll(cx));
+            self.place.metrics().closed(Reason::HeaderUnfinished);
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read

@@ -14,6 +14,8 @@ use std::{
 use strongroom_server::ClientAddress;
 use tokio::sync::Notify;
 
+use super::metrics::ConnectionMetrics;
+
 /// All places. One task gives them away.
 #[derive(Debug)]
 pub(super) struct Places {
@@ -22,6 +24,7 @@ pub(super) struct Places {
     table: Mutex<Table>,
     /// A connection has left or become idle, or does not leave after all.
     changed: Notify,
+    metrics: ConnectionMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -54,9 +57,13 @@ enum NoPlace {
 }
 
 impl Places {
-    pub(super) fn new(max: usize, per_address_max: usize) -> Arc<Self> {
+    pub(super) fn new(max: usize, per_address_max: usize, metrics: ConnectionMetrics) -> Arc<Self> {
         let (table, changed) = (Mutex::default(), Notify::new());
-        Arc::new(Self { max, per_address_max, table, changed })
+        Arc::new(Self { max, per_address_max, table, changed, metrics })
+    }
+
+    pub(super) fn metrics(&self) -> &ConnectionMetrics {
+        &self.metrics
     }
 
     /// Waits for a place; none if this address has its share, all in use.
@@ -96,6 +103,7 @@ impl Places {
             };
         }
         table.taken += 1;
+        self.metrics.open.inc();
         if let Some(address) = address {
             table.by_address.entry(address).or_default().taken += 1;
         }
@@ -177,6 +185,10 @@ impl Place {
         self.requests.load(Ordering::Relaxed)
     }
 
+    pub(super) fn metrics(&self) -> &ConnectionMetrics {
+        self.places.metrics()
+    }
+
     /// Waits until another connection needs the place.
     pub(super) async fn told_to_leave(&self) {
         self.leave.notified().await;
@@ -187,6 +199,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut table = self.places.lock();
         table.taken -= 1;
+        self.places.metrics.open.dec();
         let turn = self.idle_turn.load(Ordering::Relaxed);
         if turn != 0 {
             table.end_idle(turn);
@@ -304,7 +317,7 @@ mod tests {
     proptest! {
         #[test]
         fn places_are_given_as_the_model_gives_them(steps in vec(step(), 0..100)) {
-            let places = Places::new(MAX, PER_ADDRESS_MAX);
+            let places = Places::new(MAX, PER_ADDRESS_MAX, ConnectionMetrics::default());
             let (mut held, mut model): (Vec<Held>, Model) = (Vec::new(), Vec::new());
             for (number, step) in (0..).zip(steps) {
                 let chosen = |index: prop::sample::Index, held: &[Held]| {
@@ -358,7 +371,7 @@ mod tests {
 
     #[test]
     fn who_is_told_to_leave_and_has_just_begun_stays_and_another_leaves() {
-        let places = Places::new(2, 2);
+        let places = Places::new(2, 2, ConnectionMetrics::default());
         let [first, second] = [0, 1].map(|_| places.try_take(None).ok().unwrap());
         assert!(matches!(places.try_take(None), Err(NoPlace::Yet)), "the first is told to leave");
         let in_flight = first.begin();

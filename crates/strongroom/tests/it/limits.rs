@@ -9,6 +9,7 @@
 
 mod bodies;
 mod connections;
+mod counted;
 mod questions;
 
 use std::time::Instant;

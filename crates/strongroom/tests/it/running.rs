@@ -21,7 +21,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use strongroom_testing::{Process, until};
+use strongroom_testing::{Process, Server, until};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -317,16 +317,21 @@ async fn a_file_that_is_no_socket_is_not_taken_over() {
     assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
 }
 
+/// Where a server that was started with a listener for the operator has it.
+pub(crate) async fn operator(server: &Server) -> SocketAddr {
+    until("the operator's address", async || {
+        let output = server.output();
+        let (_, rest) = output.split_once("operator=http://")?;
+        rest.split_whitespace().next().and_then(|address| address.parse().ok())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn metrics_and_health_are_for_the_operator_only() {
     let alice = Alice::new(&[("STRONGROOM_OPERATOR_LISTEN", "127.0.0.1:0")]).await;
     let output = alice.server.output();
-    let operator = until("the operator's address", async || {
-        let output = alice.server.output();
-        let (_, rest) = output.split_once("operator=http://")?;
-        rest.split_whitespace().next().and_then(|address| address.parse().ok())
-    });
-    let operator: SocketAddr = operator.await;
+    let operator = operator(&alice.server).await;
     alice.is_served().await;
     alice.is_served().await;
     let ask = async |path: &str| {
