@@ -1,8 +1,7 @@
 //! Which of two copies of a room key a backup keeps.
 //!
 //! The verified one; then the one that decrypts from an earlier message; then the one that was
-//! forwarded fewer times (client-server API, "Server-side key backups"). SQL mirrors this in one
-//! row-value comparison, which the store's contract holds to it.
+//! forwarded fewer times (client-server API, "Server-side key backups").
 
 use std::cmp::Reverse;
 

@@ -1,5 +1,6 @@
 //! The real binary, driven from outside: over HTTP, by signals, and on its command line.
 
+mod admin;
 mod client;
 mod clock;
 mod command_line;
