@@ -52,6 +52,16 @@ fn help_says_what_there_is() {
         (&["config", "--help"], include_str!("command_line/config-help.txt")),
         (&["config", "check", "--help"], include_str!("command_line/config-check-help.txt")),
         (&["config", "example", "--help"], include_str!("command_line/config-example-help.txt")),
+        (&["admin", "--help"], include_str!("command_line/admin-help.txt")),
+        (&["admin", "status", "--help"], include_str!("command_line/admin-status-help.txt")),
+        (&["admin", "users", "--help"], include_str!("command_line/admin-users-help.txt")),
+        (&["admin", "show", "--help"], include_str!("command_line/admin-show-help.txt")),
+        (&["admin", "log", "--help"], include_str!("command_line/admin-log-help.txt")),
+        (&["admin", "undelete", "--help"], include_str!("command_line/admin-undelete-help.txt")),
+        (&["admin", "retain", "--help"], include_str!("command_line/admin-retain-help.txt")),
+        (&["admin", "purge", "--help"], include_str!("command_line/admin-purge-help.txt")),
+        (&["admin", "check", "--help"], include_str!("command_line/admin-check-help.txt")),
+        (&["admin", "snapshot", "--help"], include_str!("command_line/admin-snapshot-help.txt")),
         (&["--version"], &version),
     ] {
         check(directory.path(), arguments, (0, expected, ""));
