@@ -184,7 +184,9 @@ pub(super) fn key(
     let mut rows = statement.query(params![key_set.0, room_id.as_str(), session_id.as_str()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let KeyRow { key, is_intact, .. } = KeyRow::read(key_set, row)?;
-    if !is_intact {
+    // An index that is damaged may lead to another one, which is intact.
+    let is_asked = key.room_id == room_id.as_str() && key.session_id == session_id.as_str();
+    if !(is_intact && is_asked) {
         return Err(Error::Damaged { what: "key" });
     }
     let session_data = Backup::stored_object(key.session_data, "session_data")?;
@@ -242,14 +244,15 @@ pub(super) fn page(
     };
     let mut page = Page::default();
     while let Some(row) = rows.next()? {
-        // One that the disk has spoilt must not cost the others.
+        // One that the disk has spoilt, or its entry in the index, must not cost the others.
+        let is_asked = |key: KeyRef<'_>| room_id.is_none_or(|asked| key.room_id == asked.as_str());
         match KeyRow::read(key_set, row) {
-            Ok(KeyRow { key, is_intact: true, .. }) => {
+            Ok(KeyRow { key, is_intact: true, .. }) if is_asked(key) => {
                 if page.push(key, size) {
                     break;
                 }
             }
-            Ok(KeyRow { is_intact: false, .. }) | Err(Error::Damaged { .. }) => page.leave_out(),
+            Ok(_) | Err(Error::Damaged { .. }) => page.leave_out(),
             Err(error) => return Err(error),
         }
     }

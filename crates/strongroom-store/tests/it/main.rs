@@ -10,5 +10,6 @@
 mod check;
 mod contract;
 mod operator;
+mod rot;
 mod snapshot;
 mod sqlite;

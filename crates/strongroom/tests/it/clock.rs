@@ -11,11 +11,12 @@
 use std::{
     collections::BTreeSet,
     env, fs,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
+use rusqlite::Connection;
 use serde_json::Value;
-use strongroom_testing::Answer;
+use strongroom_testing::{Answer, until};
 use tempfile::TempDir;
 
 use crate::{
@@ -121,4 +122,65 @@ async fn etags_and_versions_rise_wherever_the_clock_jumps() {
         alice.server.start().await;
         change(&mut alice, &mut stamps, &format!("{jump}, then -2y while it did not run")).await;
     }
+}
+
+/// Retention, in the time in which the server is in service.
+const RETENTION: Duration = Duration::from_secs(6);
+
+/// A key that was deleted, and when.
+struct Deleted<'a> {
+    session: &'a str,
+    at: Instant,
+}
+
+impl<'a> Deleted<'a> {
+    /// Puts a key and deletes it.
+    async fn new(alice: &Alice, session: &'a str) -> Self {
+        let path = format!("/room_keys/keys/!a:x/{session}?version={}", alice.version);
+        assert_ok(&alice.server.put(&path, &alice.user, room_key(0)).await);
+        let at = Instant::now();
+        assert_ok(&alice.server.delete(&path, &alice.user).await);
+        Self { session, at }
+    }
+
+    /// Whether it could still be brought back.
+    fn is_kept(&self, alice: &Alice) -> bool {
+        let database = Connection::open(alice.server.data().join("strongroom.db")).unwrap();
+        let sql = "SELECT count(*) FROM key_history WHERE session_id = ?1";
+        database.query_row(sql, [self.session], |row| row.get::<_, i64>(0)).unwrap() > 0
+    }
+
+    /// Waits until it is purged, and fails if that was before its time.
+    async fn is_purged_in_time(&self, alice: &Alice) {
+        let what = format!("the purge of {}", self.session);
+        until(&what, async || (!self.is_kept(alice)).then_some(())).await;
+        let kept = self.at.elapsed();
+        assert!(kept >= RETENTION, "{} is gone after {kept:?}", self.session);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_purged_early_wherever_the_clock_jumps() {
+    let clock = Clock::new();
+    let mut alice = clock.alice(&[("STRONGROOM_RETENTION", "6s")]).await;
+    let first = Deleted::new(&alice, "first").await;
+    until("most of its time", async || (first.at.elapsed() > RETENTION * 2 / 3).then_some(()))
+        .await;
+    let second = Deleted::new(&alice, "second").await;
+
+    clock.jump("+1y");
+    let third = Deleted::new(&alice, "third").await;
+    first.is_purged_in_time(&alice).await;
+    // A purge has looked for what is due, with the clock a year ahead.
+    let age = second.at.elapsed();
+    assert!(second.is_kept(&alice) || second.at.elapsed() >= RETENTION, "gone after {age:?}");
+
+    alice.server.kill();
+    clock.jump("+2y");
+    alice.server.start().await;
+    second.is_purged_in_time(&alice).await;
+    alice.server.kill();
+    clock.jump("-1h");
+    alice.server.start().await;
+    third.is_purged_in_time(&alice).await;
 }
