@@ -54,9 +54,8 @@ async fn where_memory_ends_the_process_does_and_keeps_every_key() {
         assert!(readers.len() < 1000, "there is no end to its memory");
     }
     let status = alice.server.wait().await;
+    // Its last words need memory, too: they may be missing.
     assert_eq!(status.signal(), Some(SIGABRT), "{status}");
-    let output = alice.server.output();
-    assert!(output.contains("memory allocation of "), "{output}");
 
     alice.server.set_launcher(Vec::new());
     alice.server.start().await;
