@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 use strongroom_protocol::{DeviceId, MatrixError, OBJECT_DEPTH_MAX, UserId};
 use strongroom_server::{
-    AccessToken, Authenticator as _, Credentials, Freshness, Homeserver, HomeserverOptions,
+    AccessToken, Authenticator as _, Credentials, Freshness, Homeserver, HomeserverOptions, Rate,
     Requester,
 };
 use tokio::{
@@ -167,6 +167,8 @@ async fn stage() -> Rc<Stage> {
         cache_ttl: Duration::ZERO,
         refused_ttl: Duration::ZERO,
         cache_entries: NonZeroUsize::MIN,
+        // It is always asked, however often in vain.
+        wrong_tokens: Rate { per_second: 0, burst: 0 },
         ..HomeserverOptions::new(url, SERVER_NAME)
     });
     let stage = Rc::new(Stage { answer, homeserver: homeserver.unwrap() });
