@@ -35,16 +35,21 @@ pub enum BadObject {
 }
 
 impl Object {
-    /// Checks the text of a JSON value, of at most `bytes_max` bytes.
+    /// Checks the text of a JSON value, of at most `bytes_max` bytes, and keeps a copy.
     pub fn parse(text: &str, bytes_max: usize) -> Result<Self, BadObject> {
+        Self::check(text, bytes_max)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The same without a copy, for a text that is a secret.
+    pub fn check(text: &str, bytes_max: usize) -> Result<(), BadObject> {
         if !text.starts_with('{') {
             return Err(BadObject::NotAnObject);
         }
         if text.len() > bytes_max {
             return Err(BadObject::TooLarge { bytes_max });
         }
-        check_strict(text).map_err(|error| BadObject::NotStrict(error.to_string()))?;
-        Ok(Self(text.into()))
+        check_strict(text).map_err(|error| BadObject::NotStrict(error.to_string()))
     }
 
     /// The text, as it came.
