@@ -33,11 +33,13 @@ pub(crate) fn lint() -> Result<()> {
         fuzz::check_versions(&metadata, &theirs)?;
         fuzz::clippy()
     })?;
-    step("protocol for wasm32", protocol_for_wasm)
+    step("protocol and crypto for wasm32", pure_for_wasm)
 }
 
-/// The protocol does no I/O; what builds for wasm32 cannot have much of it.
-fn protocol_for_wasm() -> Result<()> {
+/// These do no I/O; what builds for wasm32 cannot have much of it.
+const PURE: [&str; 2] = ["strongroom-protocol", "strongroom-crypto"];
+
+fn pure_for_wasm() -> Result<()> {
     let mut rustc = command("rustc");
     rustc.args(["--print", "target-libdir", "--target", WASM]);
     let output = rustc.output().context("cannot run rustc")?;
@@ -46,5 +48,6 @@ fn protocol_for_wasm() -> Result<()> {
         eprintln!("not checked: `rustup target add {WASM}` installs what it needs");
         return Ok(());
     }
-    run(cargo().args(["build", "--package", "strongroom-protocol", "--target", WASM]))
+    let packages = PURE.iter().flat_map(|package| ["--package", package]);
+    run(cargo().arg("build").args(packages).args(["--target", WASM]))
 }

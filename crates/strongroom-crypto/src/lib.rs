@@ -1,0 +1,22 @@
+//! The cryptography of Matrix server-side key backup (client-server API, "Server-side key backups";
+//! MSC1219), for whoever holds the key. The server does not depend on it.
+//!
+//! Nothing here does I/O, waits, or asks for the time; randomness comes in as an argument. Whatever
+//! comes in is bounded and becomes a type, or an error that says what is wrong and never quotes a
+//! secret. Secrets are wiped when they are dropped.
+
+mod base64;
+mod decryption_key;
+mod hash;
+mod limits;
+mod passphrase;
+mod representation;
+mod x25519;
+
+pub use base64::Base64Error;
+pub use decryption_key::{DECRYPTION_KEY_SECRET, DecryptionKey, PublicKey, SecretError};
+pub use limits::{
+    KEY_FILE_BYTES_MAX, ROUNDS_NEW, ROUNDS_READ, ROUNDS_WRITE, SECRET_BYTES_MAX, SESSION_BYTES_MAX,
+};
+pub use passphrase::RoundsError;
+pub use representation::RepresentationError;
