@@ -5,18 +5,32 @@
 //! comes in is bounded and becomes a type, or an error that says what is wrong and never quotes a
 //! secret. Secrets are wiped when they are dropped.
 
+mod backup;
 mod base64;
+#[cfg(test)]
+mod counter;
 mod decryption_key;
 mod hash;
+mod json;
 mod limits;
+mod megolm;
+mod oddity;
 mod passphrase;
 mod representation;
+mod session;
+mod session_data;
 mod x25519;
 
+pub use backup::{DecryptError, Encryptor, Plaintext, Undecryptable, WeakPublicKey};
 pub use base64::Base64Error;
 pub use decryption_key::{DECRYPTION_KEY_SECRET, DecryptionKey, PublicKey, SecretError};
+pub use json::FieldError;
 pub use limits::{
     KEY_FILE_BYTES_MAX, ROUNDS_NEW, ROUNDS_READ, ROUNDS_WRITE, SECRET_BYTES_MAX, SESSION_BYTES_MAX,
 };
+pub use megolm::{Disagreement, SessionKey, SessionKeyError, SessionKeyFormat};
+pub use oddity::{Oddities, Oddity};
 pub use passphrase::RoundsError;
 pub use representation::RepresentationError;
+pub use session::{MEGOLM_V1, SessionError, UnauthenticatedSession};
+pub use session_data::{SessionData, SessionDataError};
