@@ -5,8 +5,10 @@
 //! comes in is bounded and becomes a type, or an error that says what is wrong and never quotes a
 //! secret. Secrets are wiped when they are dropped.
 
+mod auth_data;
 mod backup;
 mod base64;
+mod canonical_json;
 #[cfg(test)]
 mod counter;
 mod decryption_key;
@@ -19,10 +21,13 @@ mod passphrase;
 mod representation;
 mod session;
 mod session_data;
+mod signature;
 mod x25519;
 
+pub use auth_data::{AuthData, AuthDataError, BackupPassphrase};
 pub use backup::{DecryptError, Encryptor, Plaintext, Undecryptable, WeakPublicKey};
 pub use base64::Base64Error;
+pub use canonical_json::NotCanonical;
 pub use decryption_key::{DECRYPTION_KEY_SECRET, DecryptionKey, PublicKey, SecretError};
 pub use json::FieldError;
 pub use limits::{
@@ -34,3 +39,7 @@ pub use passphrase::RoundsError;
 pub use representation::RepresentationError;
 pub use session::{MEGOLM_V1, SessionError, UnauthenticatedSession};
 pub use session_data::{SessionData, SessionDataError};
+pub use signature::{
+    DeviceKey, DeviceSigningKey, MASTER_KEY_SECRET, MasterKey, MasterSigningKey, PublishedKeyError,
+    SignError, SignatureError,
+};
