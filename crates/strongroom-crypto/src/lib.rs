@@ -14,14 +14,17 @@ mod counter;
 mod decryption_key;
 mod hash;
 mod json;
+mod key_description;
 mod limits;
 mod megolm;
 mod oddity;
 mod passphrase;
 mod representation;
+mod secret_storage;
 mod session;
 mod session_data;
 mod signature;
+mod typed;
 mod x25519;
 
 pub use auth_data::{AuthData, AuthDataError, BackupPassphrase};
@@ -30,6 +33,7 @@ pub use base64::Base64Error;
 pub use canonical_json::NotCanonical;
 pub use decryption_key::{DECRYPTION_KEY_SECRET, DecryptionKey, PublicKey, SecretError};
 pub use json::FieldError;
+pub use key_description::{Checked, KeyDescription, KeyDescriptionError, PassphraseInfo, WrongKey};
 pub use limits::{
     KEY_FILE_BYTES_MAX, ROUNDS_NEW, ROUNDS_READ, ROUNDS_WRITE, SECRET_BYTES_MAX, SESSION_BYTES_MAX,
 };
@@ -37,9 +41,13 @@ pub use megolm::{Disagreement, SessionKey, SessionKeyError, SessionKeyFormat};
 pub use oddity::{Oddities, Oddity};
 pub use passphrase::RoundsError;
 pub use representation::RepresentationError;
+pub use secret_storage::{
+    EncryptedSecret, SECRET_STORAGE_V1, SecretStorageKey, StoredSecret, StoredSecretError,
+};
 pub use session::{MEGOLM_V1, SessionError, UnauthenticatedSession};
 pub use session_data::{SessionData, SessionDataError};
 pub use signature::{
     DeviceKey, DeviceSigningKey, MASTER_KEY_SECRET, MasterKey, MasterSigningKey, PublishedKeyError,
     SignError, SignatureError,
 };
+pub use typed::{Typed, TypedKey};
