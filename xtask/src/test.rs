@@ -37,5 +37,6 @@ fn cargo_test(tools: &Tools) -> Command {
     command.env("STRONGROOM_TEST_PYTHON", &tools.python);
     command.env("STRONGROOM_TEST_NGINX", &tools.nginx);
     command.env("STRONGROOM_TEST_FAKETIME", &tools.faketime);
+    command.env("STRONGROOM_TEST_OLM_PYTHON", &tools.olm_python);
     command
 }

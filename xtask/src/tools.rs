@@ -1,4 +1,5 @@
-//! The real programs that tests run: nginx, Synapse with its Python, and those that make faults.
+//! The real programs that tests run: nginx, Synapse with its Python, libolm with another, and those that
+//! make faults.
 
 use std::{
     fs,
@@ -28,13 +29,20 @@ pub(crate) struct Tools {
     pub(crate) nginx: PathBuf,
     /// The library that makes a program's clock another, to be preloaded.
     pub(crate) faketime: PathBuf,
+    /// A Python that can import libolm.
+    pub(crate) olm_python: PathBuf,
 }
 
 impl Tools {
     /// Finds them, and installs those that are missing.
     pub(crate) fn prepare() -> Result<Self> {
         strace()?;
-        Ok(Self { nginx: nginx()?, python: synapse()?, faketime: faketime()? })
+        Ok(Self {
+            nginx: nginx()?,
+            olm_python: olm_python()?,
+            python: synapse()?,
+            faketime: faketime()?,
+        })
     }
 }
 
@@ -71,6 +79,17 @@ fn nginx() -> Result<PathBuf> {
     }
     apt_get_install("nginx")?;
     found().context("nginx was installed and is still not found")
+}
+
+/// The system's Python with the system's libolm: what is on PyPI needs CMake and a C++ compiler.
+fn olm_python() -> Result<PathBuf> {
+    let found =
+        || first(&["/usr/bin/python3", "python3"], |python| python.args(["-c", "import _libolm"]));
+    if let Some(python) = found() {
+        return Ok(python);
+    }
+    apt_get_install("python3-olm")?;
+    found().context("python3-olm was installed and no Python can import it")
 }
 
 fn python() -> Result<PathBuf> {
