@@ -99,9 +99,15 @@ impl Page {
 
     /// Where the next page begins.
     pub fn last(&self) -> Option<Position> {
-        self.iter().last().map(|key| Position {
-            room_id: key.room_id.to_owned(),
-            session_id: key.session_id.to_owned(),
-        })
+        let (room_id, session_id) = self.last_ids()?;
+        Some(Position { room_id: room_id.to_owned(), session_id: session_id.to_owned() })
+    }
+
+    /// The room and the session of the last key.
+    pub(crate) fn last_ids(&self) -> Option<(&str, &str)> {
+        let (last, earlier) = self.keys.split_last()?;
+        let start = earlier.last().map_or(0, |entry| entry.data_end);
+        let room_id = self.text.get(start..last.room_end)?;
+        Some((room_id, self.text.get(last.room_end..last.session_end)?))
     }
 }

@@ -243,9 +243,15 @@ pub(super) fn page(
         }
     };
     let mut page = Page::default();
+    let after = after.map(|after| (after.room_id.as_str(), after.session_id.as_str()));
     while let Some(row) = rows.next()? {
-        // One that the disk has spoilt, or its entry in the index, must not cost the others.
-        let is_asked = |key: KeyRef<'_>| room_id.is_none_or(|asked| key.room_id == asked.as_str());
+        // One that the disk has spoilt, or its entry in the index, must not cost the others. An index
+        // in disorder may lead back, to a key once more, and to no end.
+        let last = page.last_ids().or(after);
+        let is_asked = |key: KeyRef<'_>| {
+            room_id.is_none_or(|asked| key.room_id == asked.as_str())
+                && last < Some((key.room_id, key.session_id))
+        };
         match KeyRow::read(key_set, row) {
             Ok(KeyRow { key, is_intact: true, .. }) if is_asked(key) => {
                 if page.push(key, size) {

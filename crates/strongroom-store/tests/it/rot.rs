@@ -10,8 +10,9 @@ use crate::contract::{author, key, new_version, room, session, user};
 
 /// More than there are: a list that is longer has no end.
 const KEYS_MAX: usize = 20;
+const PAGE_BYTES: usize = 8192;
 /// SQLite's first page holds mostly the text of the schema, a damage to which shows at once.
-const SCHEMA_BYTES: usize = 8192;
+const SCHEMA_BYTES: usize = PAGE_BYTES;
 /// Of the text of the schema, of what else is in use, and of what is empty, every so manieth byte.
 const STRIDES: [usize; 3] = [11, 3, 499];
 
@@ -153,4 +154,38 @@ fn whichever_byte_changes_wrong_data_is_never_returned() {
     let examples: Vec<_> = wrong.iter().step_by(wrong.len() / 20 + 1).collect();
     let (wrong, changes) = (wrong.len(), places.len());
     assert_eq!(wrong, 0, "wrong answers after {changes} changes, among them {examples:#?}");
+}
+
+/// The first byte of a page that is a leaf of an index, and where in it stand the number of its entries
+/// and, in their order, where each of them lies (SQLite's "Database File Format", section 1.6).
+const INDEX_LEAF: u8 = 0x0a;
+const COUNT_AT: usize = 3;
+const ENTRIES_AT: usize = 8;
+
+#[test]
+fn an_index_in_disorder_leads_to_no_key_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Sqlite::open(directory.path()).unwrap();
+    let users = runtime().block_on(fill(&store));
+    drop(store);
+    let bytes = fs::read(directory.path().join("strongroom.db")).unwrap();
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let mut changes = 0;
+    for start in (PAGE_BYTES..bytes.len()).step_by(PAGE_BYTES).filter(|it| bytes[*it] == INDEX_LEAF)
+    {
+        for entry in 1..usize::from(bytes[start + COUNT_AT + 1]) {
+            let mut changed = bytes.clone();
+            let at = start + ENTRIES_AT + 2 * entry;
+            changed[at - 2..at + 2].rotate_left(2);
+            changes += 1;
+            for (what, found) in runtime().block_on(ask(directory.path(), &changed, &users)) {
+                let mut once = found.unwrap_or_default();
+                let count = once.len();
+                once.sort_unstable();
+                once.dedup();
+                assert_eq!(once.len(), count, "{what}, with entries {entry} of {start} swapped");
+            }
+        }
+    }
+    assert!(changes > 20, "only {changes} changes");
 }
