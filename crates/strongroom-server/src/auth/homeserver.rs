@@ -1,7 +1,7 @@
 //! Asks a homeserver whose token it is: `GET /_matrix/client/v3/account/whoami`.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use reqwest::{Client, Response, Url, header, redirect};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::value::{RawValue, to_raw_value};
 use strongroom_protocol::{DeviceId, MatrixError, Object, UserId};
 use tokio::time::{timeout, timeout_at};
 
@@ -403,12 +403,16 @@ async fn refuse(status: u16, response: Response) -> Result<MatrixError, NoAnswer
     // Some clients read the header and some the body, so both say it.
     let retry_after = retry_after.unwrap_or(RETRY_AFTER);
     let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
-    let Ok(mut told) = serde_json::from_str::<Map<_, _>>(&body) else { return Err(form) };
-    if retry_after_ms.is_none() {
-        told.insert("retry_after_ms".to_owned(), ms.into());
-    }
-    let body = Value::Object(told).to_string();
+    let told = if retry_after_ms.is_some() { Ok(body) } else { with_retry_after_ms(&body, ms) };
+    let Ok(body) = told else { return Err(form) };
     Ok(MatrixError::Homeserver { status, body, retry_after: Some(retry_after) })
+}
+
+/// The other members stay as they came, to the last digit.
+fn with_retry_after_ms(body: &str, ms: u64) -> serde_json::Result<String> {
+    let mut members: BTreeMap<String, Box<RawValue>> = serde_json::from_str(body)?;
+    members.insert("retry_after_ms".to_owned(), to_raw_value(&ms)?);
+    serde_json::to_string(&members)
 }
 
 async fn read(mut response: Response) -> Result<Vec<u8>, NoAnswer> {

@@ -247,15 +247,20 @@ async fn the_homeservers_own_refusal_is_passed_on_as_it_is() {
 
 #[tokio::test]
 async fn a_rate_limit_says_when_to_try_again_even_if_the_homeserver_does_not() {
+    const NUMBER: &str = "1111111111111111112000.0";
     let (homeserver, server, alice) = start_with(&NO_MEMORY).await;
     for body in [
         r#"{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests"}"#,
         r#"{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","retry_after_ms":null}"#,
+        r#"{"errcode":"M_LIMIT_EXCEEDED","error":"Too Many Requests","x":1111111111111111112000.0}"#,
     ] {
         homeserver.misbehave(Fault::Status(429, "application/json", body.to_owned()));
         let answer = server.get(CURRENT, &alice).await;
         assert_refused(&answer, 429, "M_LIMIT_EXCEEDED");
         assert_says_when_to_retry(&answer);
+        // What else it says comes through to the last digit.
+        let text = String::from_utf8_lossy(&answer.body);
+        assert_eq!(text.contains(NUMBER), body.contains(NUMBER), "{answer:?}");
     }
 }
 
