@@ -455,6 +455,10 @@ fn overlay(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Tabl
     for (name, value) in variables {
         let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
         let Some(option) = name.strip_prefix("STRONGROOM_") else { continue };
+        // One spelling, since of two nobody knows which counts.
+        if option.contains(|c: char| c.is_ascii_lowercase()) {
+            continue;
+        }
         let Some((path, default)) = find(&defaults, &option.to_ascii_lowercase()) else { continue };
         let bad = |text: String| ConfigError::Variable { name: name.to_owned(), text };
         let value = if default.is_integer() {
@@ -576,6 +580,7 @@ mod tests {
             ("STRONGROOM_LISTEN", "127.0.0.1:2"),
             ("STRONGROOM_TRUSTED_PROXIES", "10.0.0.7, fd00::/8"),
             ("STRONGROOM_PORT", "tcp://10.0.0.1"),
+            ("STRONGROOM_Listen", "127.0.0.1:4"),
             ("AUTH_TIMEOUT", "9s"),
         ];
         let mut config = load(file, &variables).unwrap();
