@@ -56,13 +56,16 @@ fn spans(config: &Config) -> Vec<Duration> {
     let Config { auth, limits, .. } = config;
     let spans = [
         config.retention,
+        config.journal_retention,
         config.shutdown_timeout,
         auth.cache_ttl,
         auth.refused_ttl,
         auth.timeout,
         limits.header_timeout,
+        limits.header_finish_timeout,
         limits.body_idle_timeout,
         limits.body_timeout,
+        limits.body_grace,
         limits.write_timeout,
     ];
     spans.into_iter().map(|Span(span)| span).collect()
