@@ -236,7 +236,6 @@ pub(super) fn trouble(error: &Error) -> Option<Trouble> {
 
 fn of_sqlite(code: i32) -> Option<Trouble> {
     match code {
-        // The sync of a directory fails in none of them: SQLite ignores it.
         ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => return Some(Trouble::SyncFailed),
         // The file system itself says so.
         ffi::SQLITE_IOERR_CORRUPTFS => return Some(Trouble::Damaged),
@@ -250,7 +249,7 @@ fn of_sqlite(code: i32) -> Option<Trouble> {
         }
         ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED | ffi::SQLITE_PROTOCOL => Some(Trouble::Locked),
         ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB => Some(Trouble::Damaged),
-        // SQLite may have rolled back the whole transaction.
+        // SQLite may have undone the whole transaction.
         ffi::SQLITE_NOMEM | ffi::SQLITE_INTERRUPT | ffi::SQLITE_ABORT => Some(Trouble::Failed),
         // A statement that is wrong: a defect, and not of the file.
         _ => None,

@@ -7,9 +7,9 @@
 //! - *The log.* A transaction whose sync failed is complete in it, as far as memory tells. Whoever next
 //!   reads the log from its beginning takes it for committed and writes behind it; after a power cut the
 //!   log would end before it, and what was acknowledged since would be lost with it.
-//! - *The database.* A checkpoint that could not move the whole log does not sync. The next one moves
-//!   the rest only; had the sync after that one failed, the third would sync with success, and SQLite
-//!   would write over the log while the disk lacks what the first one moved.
+//! - *The database.* A checkpoint that can't move the whole log does not sync. The next one moves the
+//!   rest and syncs. If that fails, a third one syncs with success, and SQLite writes over the log while
+//!   the disk lacks what the first one moved.
 //!
 //! So after the first sync that fails nothing is synced again, and nothing moved: not even by SQLite
 //! itself, which would do it when the last connection is closed or in the commit that finds the log too
