@@ -106,6 +106,8 @@ pub(crate) async fn purge(store: Arc<dyn Store>, retention: Retention, metrics: 
         match purge_once(&*store, tick, &metrics).await {
             Ok(0) => {}
             Ok(keys) => tracing::info!(keys, "purged what had outlived its retention"),
+            // The store has logged it when it began.
+            Err(store::Error::Unavailable(_)) => {}
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the purge failed");
             }
