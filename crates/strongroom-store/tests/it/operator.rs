@@ -1,6 +1,13 @@
 //! What an operator does about what clients have done.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use proptest::{collection::vec, prelude::*, test_runner::Config};
 use strongroom_protocol::{Object, Rank, RoomKey, RoomKeys, SessionId, UserId, Version};
@@ -313,6 +320,32 @@ fn a_user_who_comes_back_while_being_purged_begins_anew() {
     assert!(removed.left > 0, "{removed:?}");
     assert_eq!(contradictions(&engine), Vec::<String>::new());
     assert_eq!(run(store.version(&alice, None)).unwrap().count, 1);
+}
+
+#[test]
+fn a_purge_that_was_interrupted_is_done_to_the_end_when_it_is_done_again() {
+    let engine = OnDisk::new();
+    let (store, alice) = (engine.store(), user(0));
+    run(async {
+        let version = store.create_version(&author(0, 1), new_version(0, true)).await.unwrap();
+        // Some pieces, between which it is interrupted.
+        let session = |n: u32| SessionId::parse(&n.to_string()).unwrap();
+        let keys = (0..1000).map(|n| (room(0), session(n), key(GOOD))).collect();
+        store.put_keys(&author(0, 2), version, keys).await.unwrap();
+        store.update_version(&author(0, 3), version, new_version(2, true)).await.unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut interrupted = operator(&engine);
+        interrupted.stop_when(Arc::clone(&stop)).unwrap();
+        let first = interrupted.purge_user(&alice, &mut |_, _| stop.store(true, Ordering::Relaxed));
+        assert!(matches!(first, Err(OperatorError::Interrupted)), "{first:?}");
+        assert!(engine.number("SELECT count(*) FROM journal") > 0, "it was interrupted too late");
+
+        let second = operator(&engine).purge_user(&alice, &mut |_, _| ()).unwrap();
+        assert_eq!(second.left, 0, "{second:?}");
+        for table in ["users", "versions", "keys", "key_sets", "auth_data_history", "journal"] {
+            assert_eq!(engine.number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
+        }
+    });
 }
 
 #[test]

@@ -82,7 +82,13 @@ fn put_away(database: &Connection, user_id: &UserId) -> Result<(i64, i64, Remove
     // Their version ids are not given again, neither to them nor to anybody: nobody knows any more
     // whose they were.
     let end = all.iter().map(|found| found.latest_stamp().max(found.version.get())).max();
-    let end = end.unwrap_or(0);
+    // After an interruption there are no versions any more, and the rest tells.
+    let end: i64 = database.query_one(
+        "SELECT max(?2, coalesce((SELECT max(ended_at) FROM auth_data_history WHERE user_pk = ?1), 0),
+            coalesce((SELECT max(at) FROM journal WHERE user_pk = ?1), 0))",
+        [user_pk, end.unwrap_or(0)],
+        |row| row.get(0),
+    )?;
     database.execute("UPDATE service SET stamp_floor = max(stamp_floor, ?1)", [end])?;
     let (keys, bytes): (i64, i64) = database.query_one(
         "SELECT kept_keys + coalesce(sum(iif(deleted_at IS NULL, count, 0)), 0),
