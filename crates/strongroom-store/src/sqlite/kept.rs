@@ -6,9 +6,9 @@
 //! purged.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
-use strongroom_protocol::{Etag, RoomId, SessionId, Version};
+use strongroom_protocol::{Etag, KeyRef, RoomId, SessionId, Version};
 
-use super::read::Found;
+use super::{checksum, read::Found};
 use crate::store::{Author, Error, KeySet, Result, Stored};
 
 /// What a line of the journal counts in `kept_bytes`: more than one takes.
@@ -149,6 +149,34 @@ pub(super) fn attach(database: &Connection, key_set: KeySet, stamp: i64) -> Resu
     Ok(Kept { keys, bytes })
 }
 
+/// Puts a key into a set, unless the set has one in its place; says whether it did.
+pub(super) fn add_key(
+    database: &Connection,
+    key_set: KeySet,
+    key: KeyRef<'_>,
+    stored_at: i64,
+) -> Result<bool> {
+    let added = database
+        .prepare_cached(
+            "INSERT INTO keys (key_set_pk, room_id, session_id, is_verified, first_message_index,
+                forwarded_count, stored_at, session_data, checksum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT (key_set_pk, room_id, session_id) DO NOTHING",
+        )?
+        .execute(params![
+            key_set.0,
+            key.room_id,
+            key.session_id,
+            key.rank.is_verified(),
+            key.rank.first_message_index(),
+            key.rank.forwarded_count(),
+            stored_at,
+            key.session_data,
+            checksum::of_key(key_set.0, key, stored_at),
+        ])?;
+    Ok(added == 1)
+}
+
 /// Copies one key that is about to be replaced or deleted.
 pub(super) fn keep_key(database: &Connection, rowid: i64, stamp: i64) -> Result<()> {
     let age = age(database)?;
@@ -203,7 +231,7 @@ pub(super) fn delete_session(
 /// Keeps an `auth_data` that is about to be replaced.
 pub(super) fn keep_auth_data(database: &Connection, found: &Found, stamp: i64) -> Result<Kept> {
     let numbers = [found.user_pk, found.version.get(), found.auth_data_since];
-    let checksum = super::checksum::of(numbers, [&found.auth_data]);
+    let checksum = checksum::of(numbers, [&found.auth_data]);
     let [user_pk, version, since] = numbers;
     database
         .prepare_cached(

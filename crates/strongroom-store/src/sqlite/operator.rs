@@ -16,7 +16,8 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior};
@@ -232,7 +233,7 @@ impl SqliteOperator {
     pub fn purge_expired(&mut self, progress: Progress<'_>) -> Result<u64> {
         let (mut keys, total) = (0, self.read(|database| Ok(purge::outlook(database)?))?.due_keys);
         while let Some(due) = self.read(|database| Ok(purge::find(database)?))? {
-            keys += self.write(|database| Ok(purge::remove(database, due)?))?.keys;
+            keys += self.write_piece(|database| Ok(purge::remove(database, due)?))?.keys;
             progress(keys, Some(total.max(keys)));
         }
         Ok(keys)
@@ -280,6 +281,14 @@ impl SqliteOperator {
             self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = write(&transaction)?;
         transaction.commit()?;
+        Ok(done)
+    }
+
+    /// Writes one of many pieces, and then leaves the server's writer as long as that took.
+    fn write_piece<T>(&mut self, write: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let begin = Instant::now();
+        let done = self.write(write)?;
+        thread::sleep(begin.elapsed());
         Ok(done)
     }
 }

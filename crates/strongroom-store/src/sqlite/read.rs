@@ -76,13 +76,16 @@ impl Found {
         Self::query(&mut statement, params![user_id.as_str()])
     }
 
+    /// Reads the rows of all versions of a user, the oldest first.
+    pub(super) const ALL: &str = concat!(
+        "SELECT ",
+        version_columns!(),
+        " FROM versions WHERE user_pk = ?1 ORDER BY version"
+    );
+
     /// All versions of a user, the oldest first.
     pub(super) fn all(database: &Connection, user_pk: i64) -> Result<Vec<Self>> {
-        let mut statement = database.prepare_cached(concat!(
-            "SELECT ",
-            version_columns!(),
-            " FROM versions WHERE user_pk = ?1 ORDER BY version"
-        ))?;
+        let mut statement = database.prepare_cached(Self::ALL)?;
         let mut rows = statement.query([user_pk])?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {

@@ -200,27 +200,8 @@ fn put_key(
 ) -> Result<Put> {
     let (room_id, session_id) = (room_id.as_str(), session_id.as_str());
     let (rank, session_data) = (key.rank, key.session_data.as_str());
-    let checksum =
-        checksum::of_key(key_set.0, KeyRef { room_id, session_id, rank, session_data }, stamp);
-    let added = database
-        .prepare_cached(
-            "INSERT INTO keys (key_set_pk, room_id, session_id, is_verified, first_message_index,
-                forwarded_count, stored_at, session_data, checksum)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-             ON CONFLICT (key_set_pk, room_id, session_id) DO NOTHING",
-        )?
-        .execute(params![
-            key_set.0,
-            room_id,
-            session_id,
-            rank.is_verified(),
-            rank.first_message_index(),
-            rank.forwarded_count(),
-            stamp,
-            session_data,
-            checksum,
-        ])?;
-    if added == 1 {
+    let new = KeyRef { room_id, session_id, rank, session_data };
+    if kept::add_key(database, key_set, new, stamp)? {
         return Ok(Put::Added);
     }
     let Some((rowid, old)) = beaten(database, key_set, room_id, session_id, key)? else {
@@ -239,7 +220,7 @@ fn put_key(
             rank.forwarded_count(),
             stamp,
             session_data,
-            checksum,
+            checksum::of_key(key_set.0, new, stamp),
         ])?;
     Ok(Put::Replaced(old))
 }

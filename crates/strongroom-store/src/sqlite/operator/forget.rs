@@ -1,7 +1,5 @@
 //! The right to be forgotten.
 
-use std::{thread, time::Instant};
-
 use rusqlite::{Connection, OptionalExtension as _};
 use strongroom_protocol::UserId;
 
@@ -26,8 +24,7 @@ pub(super) fn user(
     let total = removed.keys;
     removed.keys = 0;
     loop {
-        let begin = Instant::now();
-        let gone = operator.write(|database| {
+        let gone = operator.write_piece(|database| {
             let next: Option<i64> = database
                 .query_row(
                     "SELECT key_set_pk FROM key_sets WHERE user_pk = ?1 AND end_age = ?2 LIMIT 1",
@@ -41,14 +38,11 @@ pub(super) fn user(
         let Some(keys) = gone else { break };
         removed.keys += number(keys);
         progress(removed.keys, Some(total.max(removed.keys)));
-        // The server's writer comes in between.
-        thread::sleep(begin.elapsed());
     }
     let in_parts = |operator: &mut SqliteOperator, sql| -> Result<u64> {
         let mut rows = 0;
         loop {
-            let begin = Instant::now();
-            let gone = operator.write(|database| {
+            let gone = operator.write_piece(|database| {
                 let gone = database.execute(sql, [user_pk, end, STEP_ROWS])?;
                 kept::recount(database, user_pk)?;
                 Ok(gone)
@@ -57,7 +51,6 @@ pub(super) fn user(
             if gone == 0 {
                 return Ok(rows);
             }
-            thread::sleep(begin.elapsed());
         }
     };
     removed.auth_data = in_parts(

@@ -5,11 +5,7 @@
 //! and a key of it was there from `stored_at` until `ended_at`. Going back is a change like any other:
 //! it has a stamp of its own, and the state before it can be gone back to.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    thread,
-    time::Instant,
-};
+use std::collections::{HashMap, hash_map::Entry};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use strongroom_protocol::{UserId, Version};
@@ -408,16 +404,13 @@ fn copy(
     // Before the first: no room has an empty id.
     let (mut place, mut keys) = (Some((String::new(), String::new())), 0);
     while let Some((room_id, session_id)) = place {
-        let begin = Instant::now();
-        let (copied, next) = operator.write(|database| {
+        let (copied, next) = operator.write_piece(|database| {
             let after = (room_id.as_str(), session_id.as_str());
             copy_some(database, found.user_pk, from, to, as_of.as_micros(), after)
         })?;
         keys += number(copied.keys);
         progress(keys);
         place = next;
-        // The server's writer comes in between.
-        thread::sleep(begin.elapsed());
     }
     Ok(to)
 }
@@ -454,23 +447,9 @@ fn copy_some(
             Err(error) => return Err(error.into()),
         };
         let (key, stored_at) = (row.key, row.stored_at);
-        database
-            .prepare_cached(
-                "INSERT INTO keys (key_set_pk, room_id, session_id, is_verified,
-                    first_message_index, forwarded_count, stored_at, session_data, checksum)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            )?
-            .execute(params![
-                to.0,
-                key.room_id,
-                key.session_id,
-                key.rank.is_verified(),
-                key.rank.first_message_index(),
-                key.rank.forwarded_count(),
-                stored_at,
-                key.session_data,
-                checksum::of_key(to.0, key, stored_at),
-            ])?;
+        if !kept::add_key(database, to, key, stored_at)? {
+            return Err(damaged("history of keys"));
+        }
         let bytes = i64::try_from(key.session_data.len()).unwrap_or(i64::MAX);
         copied += Kept { keys: 1, bytes };
     }

@@ -47,11 +47,7 @@ pub(super) fn user(
 
 /// The rows of a user's versions: those that are as they were written, or not.
 fn rows(database: &Connection, user_pk: i64) -> Result<Vec<(Option<Found>, Version)>> {
-    let mut statement = database.prepare_cached(concat!(
-        "SELECT ",
-        version_columns!(),
-        " FROM versions WHERE user_pk = ?1 ORDER BY version"
-    ))?;
+    let mut statement = database.prepare_cached(Found::ALL)?;
     let mut rows = statement.query([user_pk])?;
     let mut all = Vec::new();
     while let Some(row) = rows.next()? {

@@ -68,11 +68,7 @@ pub(super) fn examine(
 
 /// The rows of the versions, each by itself.
 fn versions(database: &Connection, user_pk: i64, this: &mut Examined) -> Result<()> {
-    let mut statement = database.prepare_cached(concat!(
-        "SELECT ",
-        version_columns!(),
-        " FROM versions WHERE user_pk = ?1 ORDER BY version"
-    ))?;
+    let mut statement = database.prepare_cached(Found::ALL)?;
     let mut rows = statement.query([user_pk])?;
     while let Some(row) = rows.next()? {
         this.versions += 1;

@@ -1,7 +1,5 @@
 //! Walks through the keys of one user, some rows in each transaction.
 
-use std::{thread, time::Instant};
-
 use rusqlite::{
     Connection, OptionalExtension as _, ToSql, params,
     types::{ToSqlOutput, ValueRef},
@@ -61,19 +59,17 @@ pub(super) fn auth_data(operator: &mut SqliteOperator, user_pk: i64) -> Result<(
     walk(operator, |database, place| some_auth_data(database, user_pk, place))
 }
 
-/// Goes on from place to place until there is none any more. The server's writer comes in between.
+/// Goes on from place to place until there is none any more.
 fn walk<P>(
     operator: &mut SqliteOperator,
     mut step: impl FnMut(&Connection, Option<P>) -> Result<Option<P>>,
 ) -> Result<()> {
     let mut place = None;
     loop {
-        let begin = Instant::now();
-        place = operator.write(|database| step(database, place.take()))?;
+        place = operator.write_piece(|database| step(database, place.take()))?;
         if place.is_none() {
             return Ok(());
         }
-        thread::sleep(begin.elapsed());
     }
 }
 
