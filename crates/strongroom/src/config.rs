@@ -462,8 +462,9 @@ fn overlay(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Tabl
         let Some((path, default)) = find(&defaults, &option.to_ascii_lowercase()) else { continue };
         let bad = |text: String| ConfigError::Variable { name: name.to_owned(), text };
         let value = if default.is_integer() {
-            let number = value.parse().map_err(|_| bad("it is not a whole number".to_owned()))?;
-            Value::Integer(number)
+            // None is negative, so a sign is a mistake: `-00` would be 0.
+            let number = value.parse::<u64>().ok().and_then(|number| i64::try_from(number).ok());
+            Value::Integer(number.ok_or_else(|| bad("it is not a whole number".to_owned()))?)
         } else if default.is_array() {
             let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
             Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
@@ -601,6 +602,8 @@ mod tests {
             ("STRONGROOM_AUTH_CACHE_TTL", "soon"),
             ("STRONGROOM_LIMITS_CONNECTIONS_MAX", "many"),
             ("STRONGROOM_LIMITS_CONNECTIONS_MAX", "0"),
+            ("STRONGROOM_LIMITS_BODY_BYTES_MAX", "-1"),
+            ("STRONGROOM_LIMITS_BODY_BYTES_MAX", "-00"),
             ("STRONGROOM_LOG_FORMAT", "xml"),
             ("STRONGROOM_TRUSTED_PROXIES", "localhost"),
         ] {
